@@ -1,0 +1,1 @@
+"""Networks that the mathematics is trained and tested with."""

@@ -1,0 +1,282 @@
+"""SiT: a class-conditional transformer for latents, with the published checkpoints' names.
+
+Architecture: Ma et al. 2024 (arXiv 2401.08740), after DiT. Parameter names are those of the SiT and
+REPA checkpoints, so that their files load; the code is our own.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..latent import SD_VAE, LatentSpec, pixels
+
+SIT_SIZES = {
+    "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
+    "B": {"hidden_size": 768, "depth": 12, "num_heads": 12},
+    "L": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
+    "XL": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
+}
+_HEADS = {size["hidden_size"]: size["num_heads"] for size in SIT_SIZES.values()}
+
+
+@dataclass(frozen=True)
+class SiTConfig:
+    """Everything that a SiT's shapes and meaning depend on."""
+
+    input_size: int = 32
+    patch_size: int = 2
+    in_channels: int = 4
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    learn_sigma: bool = False
+    """The published SiT files predict twice the channels; the second half is not used."""
+    data_time: int = 0
+    """The checkpoint's own time of data: 0 as here (ours, REPA), 1 reversed (the SiT paper's)."""
+
+    @classmethod
+    def named(cls, name: str, **changes) -> "SiTConfig":
+        """``SiT-B/2`` and its like. Raises ValueError for a name that is not of that form."""
+        size, _, patch = name.removeprefix("SiT-").partition("/")
+        if size not in SIT_SIZES or not patch.isdigit():
+            raise ValueError(f"unknown model {name!r}: use SiT-S, -B, -L or -XL with /2, /4 or /8")
+        return replace(cls(**SIT_SIZES[size], patch_size=int(patch)), **changes)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> "SiTConfig":
+        """Read a checkpoint's shapes; heads are those of the SiT family for its width.
+
+        A file with twice the output channels is taken for the SiT paper's own, whose time runs
+        the other way. Raises ValueError when the tensors are not a SiT's.
+        """
+        try:
+            patches = state["x_embedder.proj.weight"]
+            hidden, channels, patch, _ = patches.shape
+            out = state["final_layer.linear.weight"].shape[0] // patch**2
+            depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+            config = cls(
+                input_size=math.isqrt(state["pos_embed"].shape[1]) * patch,
+                patch_size=patch,
+                in_channels=channels,
+                hidden_size=hidden,
+                depth=depth,
+                num_heads=_HEADS.get(hidden, max(1, hidden // 64)),
+                mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / hidden,
+                num_classes=state["y_embedder.embedding_table.weight"].shape[0] - 1,
+                learn_sigma=out == 2 * channels,
+                data_time=int(out == 2 * channels),
+            )
+        except (KeyError, ValueError, ZeroDivisionError) as e:
+            raise ValueError(f"this is not a SiT checkpoint ({e} is missing or misshapen)") from e
+        return config
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids of t, then two linear layers: (b,) -> (b, d)."""
+
+    def __init__(self, hidden_size: int, frequencies: int = 256):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+        half = frequencies // 2
+        self.register_buffer(
+            "omega", torch.exp(torch.arange(half) * (-math.log(10000) / half)), persistent=False
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = t.float()[:, None] * self.omega
+        waves = torch.cat([angle.cos(), angle.sin()], dim=1)
+        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """One row per class and a last one for "no class"."""
+
+    def __init__(self, num_classes: int, hidden_size: int):
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.embedding_table(y)
+
+
+class PatchEmbed(nn.Module):
+    """(b, c, h, w) -> (b, n, d), row-major."""
+
+    def __init__(self, patch_size: int, channels: int, hidden_size: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(self.proj(x), "b d h w -> b (h w) d")
+
+
+class Attention(nn.Module):
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b n (k h d) -> k b h n d", k=3, h=self.num_heads)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(rearrange(x, "b h n d -> b n (h d)"))
+
+
+class Mlp(nn.Module):
+    def __init__(self, hidden_size: int, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, width)
+        self.fc2 = nn.Linear(width, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+def _norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm without parameters, then scale and shift from the conditioning (b, d)."""
+    x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class SiTBlock(nn.Module):
+    """Attention and MLP, gated and modulated by the conditioning (adaLN-Zero)."""
+
+    def __init__(self, config: SiTConfig):
+        super().__init__()
+        d = config.hidden_size
+        self.attn = Attention(d, config.num_heads)
+        self.mlp = Mlp(d, int(d * config.mlp_ratio))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, 1)
+        x = x + gate_a[:, None] * self.attn(_norm(x, shift_a, scale_a))
+        return x + gate_m[:, None] * self.mlp(_norm(x, shift_m, scale_m))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, config: SiTConfig):
+        super().__init__()
+        d, out = config.hidden_size, config.in_channels * (1 + config.learn_sigma)
+        self.linear = nn.Linear(d, config.patch_size**2 * out)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 2 * d))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(c).chunk(2, 1)
+        return self.linear(_norm(x, shift, scale))
+
+
+def position_embedding(hidden_size: int, grid: int) -> Tensor:
+    """Fixed 2-D sinusoids (1, grid^2, d): half of d for the column, half for the row."""
+    omega = 10000.0 ** (-torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, d/2)
+    row, column = axis[:, None].expand(-1, grid, -1), axis[None].expand(grid, -1, -1)
+    return rearrange(torch.cat([column, row], dim=-1), "h w d -> 1 (h w) d").float()
+
+
+class SiT(nn.Module):
+    """v(x_t, t, y): x_t (b, c, s, s), t (b,) with 0 = data, y (b,) class or num_classes for none.
+
+    Starts as the zero function. ``blocks`` hold what LoRA targets and feature hooks look for.
+    """
+
+    def __init__(self, config: SiTConfig):
+        super().__init__()
+        self.config = config
+        d = config.hidden_size
+        self.x_embedder = PatchEmbed(config.patch_size, config.in_channels, d)
+        self.t_embedder = TimestepEmbedder(d)
+        self.y_embedder = LabelEmbedder(config.num_classes, d)
+        grid = config.input_size // config.patch_size
+        self.pos_embed = nn.Parameter(position_embedding(d, grid), requires_grad=False)
+        self.blocks = nn.ModuleList(SiTBlock(config) for _ in range(config.depth))
+        self.final_layer = FinalLayer(config)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for m in self.modules():
+            if isinstance(m, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(m.weight.view(len(m.weight), -1))
+                nn.init.zeros_(m.bias)
+        for embedding in (self.y_embedder.embedding_table, *self.t_embedder.mlp[::2]):
+            nn.init.normal_(embedding.weight, std=0.02)
+        # Every block begins as the identity and the output as 0 (adaLN-Zero).
+        for layer in (*self.blocks, self.final_layer):
+            nn.init.zeros_(layer.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        size = self.config.input_size
+        if x_t.shape[-2:] != (size, size):
+            raise ValueError(
+                f"this SiT was made for {size}x{size} latents, got "
+                f"{x_t.shape[-2]}x{x_t.shape[-1]}: change the size of the latent"
+            )
+        v = self._network(x_t, 1 - t if self.config.data_time else t, y)
+        return -v if self.config.data_time else v
+
+    def _network(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        h = self.x_embedder(x) + self.pos_embed
+        c = self.t_embedder(t) + self.y_embedder(y)
+        for block in self.blocks:
+            h = block(h, c)
+        p, grid = self.config.patch_size, self.config.input_size // self.config.patch_size
+        out = rearrange(
+            self.final_layer(h, c), "b (h w) (p q c) -> b c (h p) (w q)", h=grid, p=p, q=p
+        )
+        return out[:, : self.config.in_channels]
+
+
+def to_metadata(config: SiTConfig, latent: LatentSpec) -> dict[str, str]:
+    """What a checkpoint file says about itself, as safetensors metadata."""
+    return {"sit": json.dumps(asdict(config)), "latent": json.dumps(asdict(latent))}
+
+
+def from_checkpoint(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> tuple[SiT, LatentSpec]:
+    """Build a SiT in evaluation mode from a checkpoint's tensors, and say what its latents are.
+
+    Our own files carry both in their metadata; of others the shapes tell, three channels or one
+    being pixels and four the Stable Diffusion VAE. REPA's projectors are left out, {"ema": ...}
+    is opened. Raises ValueError in words when the tensors are another architecture's.
+    """
+    metadata = metadata or {}
+    state = state.get("ema", state)
+    state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
+    if "sit" in metadata:
+        config = SiTConfig(**json.loads(metadata["sit"]))
+    else:
+        config = SiTConfig.from_state_dict(state)
+    if "latent" in metadata:
+        latent = LatentSpec(**json.loads(metadata["latent"]))
+    else:
+        latent = SD_VAE if config.in_channels == 4 else pixels(config.in_channels)
+    with torch.device("meta"):
+        model = SiT(config)
+    wanted = {k: v.shape for k, v in model.state_dict().items()}
+    wrong = sorted(
+        k
+        for k in wanted.keys() | state.keys()
+        if k not in wanted or k not in state or wanted[k] != state[k].shape
+    )
+    if wrong:
+        raise ValueError(
+            f"this is not a SiT checkpoint that fits its description: {len(wrong)} tensors are "
+            f"missing, misshapen or unknown, {wrong[0]} first"
+        )
+    model = SiT(config)
+    model.load_state_dict(state)
+    return model.eval(), latent

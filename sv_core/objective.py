@@ -1,0 +1,79 @@
+"""Target x timesteps x weighting: the loss of a velocity network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from .interpolant import LINEAR, Interpolant
+from .targets import Path, conditional_velocity, stable_velocity
+from .timesteps import TimestepFn, uniform
+from .weighting import constant
+
+References = Sequence[tuple[Tensor, Tensor]]
+"""Pairs (rows, refs): the batch rows (k,) that share the references refs (m, ...)."""
+
+BatchVelocityFn = Callable[[Tensor, Tensor], Tensor]
+"""velocity(x_t, t) with t (b,), as in training."""
+
+
+class Losses(NamedTuple):
+    """Per sample (b,): the weighted loss to minimise, the plain squared error, and its time."""
+
+    loss: Tensor
+    error: Tensor
+    t: Tensor
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """sum w x / sum w over the batch; 0 where the weights all but vanish (sum below 1e-8)."""
+    total = weights.sum()
+    return torch.where(total < 1e-8, 0.0, (weights * values).sum() / total.clamp_min(1e-8))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """E_t w(t) |v(x_t, t) - target|^2, the square a mean over elements.
+
+    Without references the target is the conditional velocity (flow matching); with them it is
+    the stable velocity for t >= ``threshold`` and the conditional one below, where the posterior
+    has but one reference left. [arXiv 2602.05435, StableVM: threshold 0.5]
+    """
+
+    interpolant: Interpolant = LINEAR
+    timesteps: TimestepFn = uniform
+    weight: Callable[[Tensor], Tensor] = constant
+    threshold: float = 0.5
+
+    def path(self, x0: Tensor, generator: Generator) -> Path:
+        """Draw t, then eps, and go there."""
+        t = self.timesteps(len(x0), generator).to(x0)
+        eps = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
+        return Path(x0, eps, self.interpolant.x_t(x0, eps, t), t)
+
+    def target(self, path: Path, refs: References = ()) -> Tensor:
+        """Conditional below the threshold and for rows without references, else stable."""
+        target = conditional_velocity(self.interpolant, path)
+        for rows, r in refs:
+            rows = rows[path.t[rows] >= self.threshold]
+            if len(rows):
+                target[rows] = stable_velocity(self.interpolant, path.x_t[rows], r, path.t[rows])
+        return target
+
+    def losses(self, velocity: BatchVelocityFn, path: Path, target: Tensor) -> Losses:
+        """Squared error of the velocity at a path's points."""
+        error = (velocity(path.x_t, path.t) - target).square().flatten(1).mean(1)
+        return Losses(self.weight(path.t) * error, error.detach(), path.t)
+
+    def __call__(
+        self,
+        velocity: BatchVelocityFn,
+        x0: Tensor,
+        generator: Generator,
+        refs: References = (),
+    ) -> Losses:
+        """One draw of the loss for x0 (b, ...). Each sample should be among its references."""
+        path = self.path(x0, generator)
+        return self.losses(velocity, path, self.target(path, refs))
