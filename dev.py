@@ -1,0 +1,185 @@
+"""One entry for people who try or build Stable Velocity: makes .venv, installs, runs one thing.
+
+    python dev.py demo           train on digits, sample, write out/demo/compare.png and a table
+    python dev.py test [...]     lint and tests; what follows goes to pytest
+    python dev.py bench NAME     one of benchmarks/*.py
+    python dev.py comfy [...]    start your ComfyUI with this pack; what follows goes to ComfyUI
+
+Standard library only; Linux, macOS, Windows; Python 3.10 or newer.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import venv
+import webbrowser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+PACK = "stable-velocity"
+TORCH = "torch==2.13.0"  # what the demo's and the tests' figures were measured with
+
+
+def environment_python(folder: Path) -> Path:
+    """The interpreter of a virtual environment."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def own_python() -> Path:
+    """.venv's interpreter, installed anew whenever pyproject.toml or this file has changed."""
+    folder = ROOT / ".venv"
+    python, stamp = environment_python(folder), folder / "installed"
+    recipe = (ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes()
+    wanted = hashlib.sha256(recipe).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted and python.exists():
+        return python
+    if not python.exists():
+        say(f"making {folder.name}")
+        try:
+            venv.create(folder, with_pip=True, clear=folder.exists())
+        except subprocess.CalledProcessError:
+            stop(
+                "this Python cannot make virtual environments: install its venv module "
+                "(Debian and Ubuntu: apt install python3-venv) and run this again"
+            )
+    say("installing torch and the rest (once; some minutes on a slow line)")
+    for what in ([TORCH], ["--editable", f"{ROOT}[training,dev]"]):
+        quiet = [] if sys.stdout.isatty() else ["--quiet"]  # a person sees pip's progress bars
+        if subprocess.run([python, "-m", "pip", "install", *quiet, *what]).returncode:
+            stop(f"pip could not install {what[-1]}: its own message is above")
+    stamp.write_text(wanted)
+    return python
+
+
+def comfy_places() -> list[Path]:
+    """Where a ComfyUI may be: COMFYUI_PATH, around this folder, comfy-cli's default places."""
+    places = [Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p]
+    if ROOT.parent.name == "custom_nodes":
+        places.append(ROOT.parent.parent)
+    places += [Path.home() / "comfy" / "ComfyUI", Path.home() / "Documents" / "comfy" / "ComfyUI"]
+    return places
+
+
+def find_comfy() -> Path | None:
+    """The first of those places that holds a ComfyUI."""
+    return next((p for p in comfy_places() if (p / "main.py").is_file()), None)
+
+
+def comfy_python(comfy: Path) -> Path:
+    """A ComfyUI's own interpreter: its virtual environment, the portable one, or this one."""
+    candidates = [environment_python(comfy / name) for name in (".venv", "venv")]
+    candidates.append(comfy.parent / "python_embeded" / "python.exe")
+    return next((p for p in candidates if p.exists()), Path(sys.executable))
+
+
+def link_into(custom_nodes: Path) -> Path:
+    """Make this folder visible there, by a link (a junction on Windows); returns its place."""
+    if ROOT.parent == custom_nodes:
+        return ROOT
+    place = custom_nodes / PACK
+    if place.exists():
+        if place.resolve() != ROOT:
+            stop(f"{place} holds another copy of this pack: move it away and run this again")
+    elif os.name == "nt":
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(ROOT)], check=True)
+    else:
+        place.symlink_to(ROOT, target_is_directory=True)
+    return place
+
+
+def run_comfy(arguments: list[str]) -> int:
+    """Start the user's ComfyUI with the pack and open its page on the digits workflow."""
+    comfy = find_comfy()
+    if comfy is None:
+        stop("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
+    place = link_into(comfy / "custom_nodes")
+    weights, models = ROOT / "out/demo/digits_sit.safetensors", comfy / "models/diffusion_models"
+    if weights.exists():
+        models.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(weights, models / weights.name)
+    else:
+        say("no trained digits model yet: run `python dev.py demo` first, then this again")
+    port = arguments[arguments.index("--port") + 1] if "--port" in arguments else "8188"
+    page = f"http://127.0.0.1:{port}/"
+    say(
+        f"starting {comfy}; the digits workflow opens in your browser at\n"
+        f"  {page}?template=digits&source={place.name}\n"
+        f"  (older ComfyUI: Workflow > Browse Templates > {place.name} > digits).\n"
+        "  Press Run: ten digits, 20 model calls instead of 30."
+    )
+    threading.Thread(
+        target=open_page, args=(page, f"?template=digits&source={place.name}"), daemon=True
+    ).start()
+    return subprocess.run([comfy_python(comfy), "main.py", *arguments], cwd=comfy).returncode
+
+
+def open_page(page: str, query: str) -> None:
+    """Open the browser once the server answers, within two minutes."""
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(page, timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+        else:
+            webbrowser.open(page + query)
+            return
+
+
+def run(*command: str) -> int:
+    """Run Python modules of this repository in its own environment, from its root."""
+    return subprocess.run([own_python(), *command], cwd=ROOT).returncode
+
+
+def run_test(arguments: list[str]) -> int:
+    """Lint, then pytest; both must pass."""
+    lint = run("-m", "ruff", "check", ".") or run("-m", "ruff", "format", "--check", ".")
+    return run("-m", "pytest", *arguments) or lint
+
+
+def run_bench(arguments: list[str]) -> int:
+    """One benchmark by name."""
+    names = sorted(
+        p.stem for p in (ROOT / "benchmarks").glob("*.py") if "__main__" in p.read_text()
+    )
+    if not arguments or arguments[0] not in names:
+        stop(f"which benchmark? python dev.py bench {{{','.join(names)}}}")
+    return run("-m", f"benchmarks.{arguments[0]}", *arguments[1:])
+
+
+COMMANDS = {
+    "demo": lambda arguments: run("-m", "training.demo", *arguments),
+    "test": run_test,
+    "bench": run_bench,
+    "comfy": run_comfy,
+}
+
+
+def say(text: str) -> None:
+    print(f"[{PACK}] {text}", flush=True)
+
+
+def stop(text: str) -> None:
+    say(text)
+    sys.exit(2)
+
+
+def main() -> int:
+    if sys.version_info < (3, 10):  # noqa: UP036  an older Python should hear why, in words
+        stop(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(__doc__.strip())
+        return 0 if sys.argv[1:] in ([], ["-h"], ["--help"]) else 2
+    try:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
