@@ -20,7 +20,7 @@ def guided(
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         v = cond(x, t)
-        if scale == 1 or not low <= float(t) <= high:
+        if scale == 1 or not (low <= t and t <= high):
             return v
         v_u = uncond(x, t)
         return v_u + scale * (v - v_u)

@@ -48,7 +48,7 @@ class Objective:
     threshold: float = 0.5
 
     def path(self, x0: Tensor, generator: Generator) -> Path:
-        """Draw t, then eps, and go there."""
+        """Draw t, then eps, and go there. x0 in float32: t takes its dtype."""
         t = self.timesteps(len(x0), generator).to(x0)
         eps = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
         return Path(x0, eps, self.interpolant.x_t(x0, eps, t), t)
@@ -57,6 +57,7 @@ class Objective:
         """Conditional below the threshold and for rows without references, else stable."""
         target = conditional_velocity(self.interpolant, path)
         for rows, r in refs:
+            rows = rows.to(path.t.device)
             rows = rows[path.t[rows] >= self.threshold]
             if len(rows):
                 target[rows] = stable_velocity(self.interpolant, path.x_t[rows], r, path.t[rows])

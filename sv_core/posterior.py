@@ -21,9 +21,10 @@ def _full_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _flat(x: Tensor) -> Tensor:
-    x = x.flatten(1)
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _flat(x_t: Tensor, refs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as matrices, in the finer of their dtypes and float32."""
+    dtype = torch.promote_types(torch.promote_types(x_t.dtype, refs.dtype), torch.float32)
+    return x_t.flatten(1).to(dtype), refs.flatten(1).to(dtype)
 
 
 def _weights(interpolant: Interpolant, x: Tensor, refs: Tensor, t: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def posterior_weights(interpolant: Interpolant, x_t: Tensor, refs: Tensor, t: Te
     0-d, t > 0 -> (b, m), float32 or better.
     """
     with _full_precision(x_t.device):
-        return _weights(interpolant, _flat(x_t), _flat(refs), t)
+        return _weights(interpolant, *_flat(x_t, refs), t)
 
 
 def posterior_mean(
@@ -48,8 +49,8 @@ def posterior_mean(
 ) -> tuple[Tensor, Tensor]:
     """(E[x0 | x_t], w): the weighted mean of the references, shaped as x_t, and its weights."""
     with _full_precision(x_t.device):
-        refs = _flat(refs)
-        w = _weights(interpolant, _flat(x_t), refs, t)
+        x, refs = _flat(x_t, refs)
+        w = _weights(interpolant, x, refs, t)
         return (w @ refs).view(x_t.shape), w
 
 

@@ -14,7 +14,8 @@ def shift(ts: Tensor, factor: float) -> Tensor:
 
     0 and 1 stay, shift(shift(ts, s), 1/s) is ts. Flux's ``mu`` is factor = exp(mu).
     """
-    return factor * ts / (1 + (factor - 1) * ts)
+    # The same value as s t / (1 + (s - 1) t), which misses 1 by a rounding error at t = 1.
+    return factor * ts / (factor * ts + (1 - ts))
 
 
 def split_index(ts: Tensor, split: float) -> int:

@@ -46,7 +46,7 @@ class SiTConfig:
     def named(cls, name: str, **changes) -> "SiTConfig":
         """``SiT-B/2`` and its like. Raises ValueError for a name that is not of that form."""
         size, _, patch = name.removeprefix("SiT-").partition("/")
-        if size not in SIT_SIZES or not patch.isdigit():
+        if size not in SIT_SIZES or patch not in ("2", "4", "8"):
             raise ValueError(f"unknown model {name!r}: use SiT-S, -B, -L or -XL with /2, /4 or /8")
         return replace(cls(**SIT_SIZES[size], patch_size=int(patch)), **changes)
 
@@ -74,8 +74,10 @@ class SiTConfig:
                 learn_sigma=out == 2 * channels,
                 data_time=int(out == 2 * channels),
             )
-        except (KeyError, ValueError, ZeroDivisionError) as e:
-            raise ValueError(f"this is not a SiT checkpoint ({e} is missing or misshapen)") from e
+        except KeyError as e:
+            raise ValueError(f"this is not a SiT checkpoint: it has no tensor {e}") from e
+        except (ValueError, IndexError, ZeroDivisionError) as e:
+            raise ValueError("this is not a SiT checkpoint: its tensors have other shapes") from e
         return config
 
 
@@ -121,6 +123,8 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention: (b, n, d) -> (b, n, d)."""
+
     def __init__(self, hidden_size: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
@@ -134,6 +138,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two linear layers around a tanh-approximated GELU."""
+
     def __init__(self, hidden_size: int, width: int):
         super().__init__()
         self.fc1 = nn.Linear(hidden_size, width)
@@ -166,6 +172,8 @@ class SiTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
+    """Modulated norm, then every token's patch of output: (b, n, d) -> (b, n, p p c)."""
+
     def __init__(self, config: SiTConfig):
         super().__init__()
         d, out = config.hidden_size, config.in_channels * (1 + config.learn_sigma)
@@ -244,6 +252,17 @@ def to_metadata(config: SiTConfig, latent: LatentSpec) -> dict[str, str]:
     return {"sit": json.dumps(asdict(config)), "latent": json.dumps(asdict(latent))}
 
 
+def _described(kind: type, text: str | None):
+    """What ``to_metadata`` wrote, or None where there is nothing."""
+    try:
+        return None if text is None else kind(**json.loads(text))
+    except (ValueError, TypeError) as e:
+        raise ValueError(
+            f"the file's description of itself ({kind.__name__}) is damaged or from another "
+            f"version: save the checkpoint again"
+        ) from e
+
+
 def from_checkpoint(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> tuple[SiT, LatentSpec]:
@@ -251,18 +270,15 @@ def from_checkpoint(
 
     Our own files carry both in their metadata; of others the shapes tell, three channels or one
     being pixels and four the Stable Diffusion VAE. REPA's projectors are left out, {"ema": ...}
-    is opened. Raises ValueError in words when the tensors are another architecture's.
+    is opened. Raises ValueError in words when the tensors are another architecture's; a DiT's
+    cannot be told from a SiT's by its tensors, and would sample noise.
     """
     metadata = metadata or {}
     state = state.get("ema", state)
     state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
-    if "sit" in metadata:
-        config = SiTConfig(**json.loads(metadata["sit"]))
-    else:
-        config = SiTConfig.from_state_dict(state)
-    if "latent" in metadata:
-        latent = LatentSpec(**json.loads(metadata["latent"]))
-    else:
+    config = _described(SiTConfig, metadata.get("sit")) or SiTConfig.from_state_dict(state)
+    latent = _described(LatentSpec, metadata.get("latent"))
+    if latent is None:
         latent = SD_VAE if config.in_channels == 4 else pixels(config.in_channels)
     with torch.device("meta"):
         model = SiT(config)

@@ -1,0 +1,94 @@
+"""Who may import what, and what nobody may do: read from the source, without running it."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [p for package in ("sv_core", "nodes", "training") for p in (ROOT / package).rglob("*.py")]
+SOURCES = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in sorted(FILES)}
+every_file = pytest.mark.parametrize("name", SOURCES)
+UNSAFE = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+SHAPELESS_NAMES = {"utils.py", "common.py", "helpers.py", "misc.py"}
+
+
+def imports(tree: ast.AST, name: str) -> set[tuple[str, bool]]:
+    """(first package of what is imported, whether relatively) for every import of a file."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name.split(".")[0], False) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = name.split("/")[: -node.level] if node.level else []
+            for alias in node.names:
+                path = [*above, *(node.module or "").split("."), alias.name]
+                found.add((next(filter(None, path)), node.level > 0))
+    return found
+
+
+def calls(tree: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@every_file
+def test_imports_go_one_way(name):
+    modules = imports(ast.parse(SOURCES[name]), name)
+    if name.startswith("sv_core/"):  # loaded under two names, so itself only relatively
+        allowed = {*sys.stdlib_module_names, "torch", "numpy", "einops"}
+        assert {m for m, relative in modules if not relative} <= allowed
+        assert {m for m, relative in modules if relative} <= {"sv_core"}
+    elif name.startswith("nodes/"):
+        assert {m for m, relative in modules if relative} <= {"nodes", "sv_core"}
+        assert not {m for m, _ in modules} & {"training"}
+        assert ("sv_core", False) not in modules
+    else:
+        assert {m for m, relative in modules if relative} <= {"training"}
+        assert not {m for m, _ in modules} & {"nodes"}
+
+
+def test_the_pack_imports_nothing_until_asked():
+    tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
+    assert not [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Try | ast.If)
+    ]
+
+
+@every_file
+def test_nothing_that_runs_code_from_data(name):
+    tree = ast.parse(SOURCES[name])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module not in UNSAFE
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in UNSAFE:
+            assert node.attr == "UnpicklingError"  # which torch.load raises
+    for call in calls(tree):
+        function = ast.unparse(call.func)
+        assert function not in ("eval", "exec", "compile", "__import__")
+        if function == "torch.load":
+            assert "weights_only=True" in map(ast.unparse, call.keywords)
+
+
+@every_file
+def test_only_the_interpolant_knows_alpha_and_sigma(name):
+    made = [ast.unparse(call.func).split(".")[-1] for call in calls(ast.parse(SOURCES[name]))]
+    assert name == "sv_core/interpolant.py" or "Interpolant" not in made
+
+
+@every_file
+def test_files_are_named_after_what_is_in_them(name):
+    assert Path(name).name not in SHAPELESS_NAMES
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("sv_core/")])
+def test_everything_public_in_the_core_says_what_it_is(name):
+    tree = ast.parse(SOURCES[name])
+    public = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert not [node.name for node in (tree, *public) if not ast.get_docstring(node)]
