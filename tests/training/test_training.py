@@ -1,0 +1,188 @@
+"""What the loop learns, what it reports, and how it stops."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sv_core.objective import Objective
+from sv_core.targets import Path as NoisyPath
+from training import data, digits, loop
+from training.backbones.sit import build
+from training.config import OptimConfig
+from training.objective import build_bank, mean_effective_size, references
+from training.optim import Ema, lr_at
+from training.validate import validate
+
+
+def records(config) -> list[dict]:
+    lines = (Path(config.run.out) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["cfm", "stablevm"])
+def test_both_objectives_lower_the_validation_loss(tiny, kind):
+    config = replace(
+        tiny,
+        objective=replace(tiny.objective, kind=kind, bank=64),
+        data=replace(tiny.data, batch_size=32),
+        optim=replace(tiny.optim, steps=120, lr=1e-2),
+    )
+    start = validate(build(config.model, data.load(config.data), 0), data.load(config.data)).mean()
+    assert loop.train(config).finished
+    lines = records(config)
+    losses = [r["val_loss"] for r in lines if "val_loss" in r]
+    assert len(losses) == 12 and losses[-1] < 0.7 * start
+    assert all((r.get("effective_size") is not None) == (kind == "stablevm") for r in lines)
+    with Image.open(Path(config.run.out) / "previews" / "000120.png") as picture:
+        assert picture.size == (10 * 9 * 6, 10 * 9 * 6)
+        assert len(picture.getcolors()) > 10
+
+
+def test_the_untrained_validation_loss_is_the_second_moment_of_the_target(tiny):
+    dataset = data.load(tiny.data)
+    losses = validate(build(tiny.model, dataset, 0), dataset)  # a new SiT is the zero function
+    x0 = dataset.latent.to_model(dataset.held_out)
+    expected = 1 + x0.square().mean().item()  # E (eps - x0)^2
+    assert torch.allclose(losses, torch.full_like(losses, expected), rtol=0.03)
+    assert losses.std() < 1e-5  # the same noise at every time
+
+
+def test_a_batch_depends_on_seed_and_step_alone(tiny):
+    dataset = data.load(tiny.data)
+    one = data.batch(dataset, tiny.data, seed=3, step=9)
+    torch.randn(100)
+    assert all(map(torch.equal, one, data.batch(dataset, tiny.data, seed=3, step=9)))
+    for other in ((4, 9), (3, 10)):
+        assert not torch.equal(one.x0, data.batch(dataset, tiny.data, *other).x0)
+
+
+def test_labels_are_dropped_at_the_asked_rate_and_draws_are_even(tiny):
+    dataset = data.load(tiny.data)
+    big = replace(tiny.data, batch_size=20_000)
+    batch = data.batch(dataset, big, 0, 1)
+    dropped = batch.cond == dataset.null
+    assert abs(dropped.double().mean() - 0.1) < 4 * math.sqrt(0.09 / 20_000)
+    assert torch.equal(batch.cond[~dropped], batch.labels[~dropped])
+    # Dropping tells nothing about the label: each class is dropped as often.
+    for c in range(10):
+        share = dropped[batch.labels == c].double().mean()
+        assert abs(share - 0.1) < 5 * math.sqrt(0.09 / 2000)
+
+
+def test_each_sample_is_among_its_own_references(tiny):
+    dataset = data.load(tiny.data)
+    bank = build_bank(tiny.objective, dataset, "cpu")
+    half = replace(tiny.data, label_dropout=0.5)
+    for step in range(1, 6):
+        batch = data.batch(dataset, half, 0, step)
+        seen = []
+        for rows, refs in references(bank, batch, dataset.null):
+            seen += rows.tolist()
+            for row in rows:
+                assert (refs == batch.x0[row]).flatten(1).all(1).any()
+        assert sorted(seen) == list(range(8))
+
+
+def test_stablevm_is_unbiased_through_the_bank(tiny):
+    """Over many steps the mean of (stable - conditional target) times any fixed function of
+    (x_t, t, label) is 0: so is the difference of the expected gradients."""
+    dataset = data.load(tiny.data)
+    objective = Objective(threshold=0.5)
+    bank = build_bank(replace(tiny.objective, bank=16), dataset, "cpu")
+    generator = torch.Generator().manual_seed(1)
+    probe = torch.randn(4, 64, 64, generator=generator) / 8
+    sums = []
+    for step in range(1, 1501):
+        batch = data.batch(dataset, tiny.data, 0, step)
+        refs = references(bank, batch, dataset.null)
+        path = objective.path(batch.x0, data.generator(0, step, "path"))
+        difference = objective.target(path, refs) - objective.target(path)
+        feature = torch.einsum("kij,bj->bki", probe, path.x_t.flatten(1)).tanh()
+        sums.append(torch.einsum("bki,bi->bk", feature, difference.flatten(1)).mean(0))
+    sums = torch.stack(sums)
+    error = sums.std(0) / math.sqrt(len(sums))
+    assert sums.abs().mean() > 0.05  # the targets do differ
+    assert (sums.mean(0).abs() < 4 * error).all()
+
+
+def test_effective_size_is_one_near_data_and_all_at_noise(tiny):
+    dataset = data.load(tiny.data)
+    x0 = dataset.latent.to_model(dataset.train[:8])
+    objective, rows = Objective(threshold=0.0), torch.arange(8)
+    for t, size in ((0.01, 1.0), (1.0, 8.0)):
+        t = torch.full((8,), t)
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+        path = NoisyPath(x0, eps, objective.interpolant.x_t(x0, eps, t), t)
+        assert mean_effective_size(objective, path, [(rows, x0)]) == pytest.approx(size, abs=1e-4)
+    assert mean_effective_size(Objective(threshold=1.1), path, [(rows, x0)]) is None
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tiny, monkeypatch):
+    real = data.batch
+
+    def poisoned(dataset, config, seed, step):
+        batch = real(dataset, config, seed, step)
+        if step == 10:
+            batch.x0[3] = float("nan")
+        return batch
+
+    monkeypatch.setattr(data, "batch", poisoned)
+    with pytest.raises(FloatingPointError, match=r"step 10, t = 0\.\d+.*weights-000007") as caught:
+        loop.train(tiny)
+    assert "\n" not in str(caught.value)
+    assert [r["step"] for r in records(tiny)] == list(range(1, 10))
+    saved = Path(tiny.run.out)
+    monkeypatch.setattr(data, "batch", real)
+    assert (
+        loop.train(tiny, resume=True).finished and (saved / "weights-000040.safetensors").exists()
+    )
+
+
+def test_no_run_diverges_silently(tiny):
+    wild = replace(tiny, optim=replace(tiny.optim, lr=1e30, clip=float("inf"), warmup=0))
+    with pytest.raises(FloatingPointError, match=r"not a finite number at step \d+.*optim\.lr"):
+        loop.train(wild)
+
+
+def test_learning_rate_in_closed_form():
+    config = OptimConfig(steps=110, lr=2.0, schedule="cosine", warmup=10)
+    assert lr_at(1, config) == pytest.approx(0.2) and lr_at(10, config) == 2.0
+    assert lr_at(60, config) == pytest.approx(1 + math.cos(math.pi * 49.5 / 100))
+    rates = [lr_at(s, config) for s in range(11, 111)]
+    assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 1e-3
+    assert sum(rates) == pytest.approx(100)  # the mean of a cosine to zero is half its height
+    assert lr_at(110, replace(config, schedule="constant")) == 2.0
+
+
+def test_ema_in_closed_form():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    ema = Ema(model, 0.5)
+    nn.init.constant_(model.weight, 1.0)
+    left = 1.0
+    for n in range(1, 30):
+        ema.update(model, n)
+        left *= min(0.5, (1 + n) / (10 + n))
+        assert ema.model.weight.item() == pytest.approx(1 - left, abs=1e-6)
+
+
+def test_the_digits_split_is_fixed_disjoint_and_fair():
+    train, held_out = digits.load()
+    assert (len(train.labels), len(held_out.labels)) == (1437, 360)
+    assert train.images.min() == 0 and train.images.max() == 1
+    shares = [torch.bincount(part.labels).double() / len(part.labels) for part in (train, held_out)]
+    assert (shares[0] - shares[1]).abs().max() < 0.003
+    again = digits.load()[1]
+    assert torch.equal(held_out.images, again.images)
+
+
+def test_the_recogniser_knows_real_digits_and_not_their_negatives():
+    judge, (_, held_out) = digits.Recogniser(), digits.load()
+    assert judge.accuracy > 0.98
+    assert judge.share(held_out.images, (held_out.labels + 1) % 10) < 0.02

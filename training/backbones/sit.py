@@ -1,0 +1,123 @@
+"""SiT as a backbone: by name, by sizes, or from a checkpoint."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sv_core.latent import LatentSpec
+from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata
+
+from ..checkpoint import read_weights
+from ..config import ModelConfig
+from ..data import Dataset
+
+
+@dataclass(frozen=True)
+class SiTBackbone:
+    """v(x_t, t, labels) of a SiT; the checkpoint's own direction of time is its model's affair."""
+
+    model: nn.Module
+    config: SiTConfig
+    latent: LatentSpec
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.blocks
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.model(x_t, t, cond)
+
+    def on(self, model: nn.Module) -> "SiTBackbone":
+        return replace(self, model=model)
+
+    def metadata(self) -> dict[str, str]:
+        return to_metadata(self.config, self.latent) | {
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": "sit",
+            "modelspec.implementation": "stable-velocity",
+            "modelspec.prediction_type": "velocity",
+            "modelspec.resolution": f"{self.config.input_size}x{self.config.input_size}",
+        }
+
+
+def load(path: Path) -> SiTBackbone:
+    """A backbone from a checkpoint file. Raises ValueError in words when it is not a SiT's."""
+    state, metadata = read_weights(path)
+    try:
+        model, latent = from_checkpoint(state, metadata)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as e:
+        raise ValueError(f"{path}: {e}") from e
+    return SiTBackbone(model, model.config, latent)
+
+
+def build(config: ModelConfig, data: Dataset, seed: int) -> SiTBackbone:
+    """The network of [model], made for the data; new weights are a function of the seed.
+
+    Raises ValueError when [model] contradicts itself or does not fit the data.
+    """
+    said = {f.name: getattr(config, f.name) for f in fields(config)}
+    said = {name: value for name, value in said.items() if value is not None}
+    sizes = said.keys() - {"name", "checkpoint"}
+    if config.checkpoint is not None:
+        if len(said) > 1:
+            raise ValueError(
+                f"model.checkpoint already says what the network is: remove model."
+                f"{sorted(said.keys() - {'checkpoint'})[0]}"
+            )
+        backbone = load(Path(config.checkpoint))
+    else:
+        if config.name is not None and sizes:
+            raise ValueError(f"model.name already says the sizes: remove model.{sorted(sizes)[0]}")
+        missing = sorted({"patch_size", "hidden_size", "depth", "num_heads"} - sizes)
+        if config.name is None and missing:
+            raise ValueError(
+                f"model.{missing[0]} is missing: give all four sizes, or model.name, "
+                f"or model.checkpoint"
+            )
+        sit = _describe(config, data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = SiTBackbone(SiT(sit), sit, data.latent)
+    _check(backbone, data, config)
+    return backbone
+
+
+def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:
+    _, channels, size, _ = data.train.shape
+    fixed = {"input_size": size, "in_channels": channels, "num_classes": data.num_classes}
+    if config.name is not None:
+        sit = SiTConfig.named(config.name, **fixed)
+    else:
+        sit = SiTConfig(
+            patch_size=config.patch_size,
+            hidden_size=config.hidden_size,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            **fixed,
+        )
+    if sit.hidden_size % sit.num_heads:
+        raise ValueError(
+            f"model.hidden_size = {sit.hidden_size} cannot be shared among model.num_heads = "
+            f"{sit.num_heads}: use a multiple"
+        )
+    if sit.hidden_size % 4:
+        raise ValueError(f"model.hidden_size must be a multiple of 4, got {sit.hidden_size}")
+    if size % sit.patch_size:
+        raise ValueError(f"patches of {sit.patch_size} do not tile latents of {size}x{size}")
+    return sit
+
+
+def _check(backbone: SiTBackbone, data: Dataset, config: ModelConfig) -> None:
+    """A checkpoint must be of the data's shape and classes."""
+    sit = backbone.config
+    has = (sit.in_channels, sit.input_size, sit.num_classes, backbone.latent)
+    _, channels, size, _ = data.train.shape
+    wants = (channels, size, data.num_classes, data.latent)
+    if has != wants:
+        raise ValueError(
+            f"{config.checkpoint} is a SiT for {has[1]}x{has[1]} latents of {has[0]} channels "
+            f"({has[3].kind}) and {has[2]} classes, the data are {size}x{size} of {channels} "
+            f"({data.latent.kind}) in {data.num_classes} classes"
+        )

@@ -1,0 +1,221 @@
+"""Configuration: frozen dataclasses <- a TOML file <- ``--set dotted.key=value``. Strict.
+
+A knob is a field here with a default; what a file or the command line says must be a known key, of
+the right type and, where there are choices, one of them. Every error is one sentence.
+"""
+
+import json
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from sv_core.timesteps import TIMESTEPS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _knob(default: Any, *, choices: Iterable[str] = (), low: float | None = None) -> Any:
+    """A field with its allowed names or its least value."""
+    return field(default=default, metadata={"choices": tuple(choices), "low": low})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: a name of the SiT family, or its sizes, or a checkpoint to start from."""
+
+    name: str | None = None
+    checkpoint: str | None = None
+    patch_size: int | None = _knob(None, low=1)
+    hidden_size: int | None = _knob(None, low=4)
+    depth: int | None = _knob(None, low=1)
+    num_heads: int | None = _knob(None, low=1)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt. ``label_dropout`` is what makes guidance possible later."""
+
+    name: str = _knob("digits", choices=["digits"])
+    batch_size: int = _knob(64, low=1)
+    label_dropout: float = _knob(0.1, low=0)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Flow matching (``cfm``) or StableVM, which averages the target over ``bank`` references."""
+
+    kind: str = _knob("stablevm", choices=["cfm", "stablevm"])
+    timesteps: str = _knob("uniform", choices=TIMESTEPS)
+    timestep_params: dict[str, float] = field(default_factory=dict)
+    threshold: float = _knob(0.5, low=0)
+    bank: int = _knob(256, low=1)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its learning rate over ``steps``, gradient clipping and the running average."""
+
+    steps: int = _knob(1000, low=1)
+    lr: float = _knob(1e-4, low=0)
+    schedule: str = _knob("constant", choices=["constant", "cosine"])
+    warmup: int = _knob(0, low=0)
+    weight_decay: float = _knob(0.0, low=0)
+    clip: float = _knob(1.0, low=0)
+    ema: float = _knob(0.9999, low=0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how it runs, and how often it reports. 0 for an interval means: at the end only."""
+
+    out: str = "runs/latest"
+    seed: int = 0
+    device: str = _knob("auto", choices=["auto", "cpu", "cuda"])
+    precision: str = _knob("fp32", choices=["fp32", "bf16"])
+    validate_every: int = _knob(0, low=0)
+    preview_every: int = _knob(0, low=0)
+    save_every: int = _knob(0, low=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+
+def _have(names: Iterable[str]) -> str:
+    return f"(have: {', '.join(names)})"
+
+
+def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
+    """``value`` checked against a field's type, choices and bound."""
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} must be a table such as {{mean = 0.0}}, got {value!r}")
+        return {name: _value(f"{key}.{name}", v, float, {}) for name, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        want = {int: "a whole number", float: "a number", str: "a text"}[kind]
+        raise ValueError(f"{key} must be {want}, got {value!r}")
+    if knob.get("choices") and value not in knob["choices"]:
+        raise ValueError(f"unknown {key} {value!r} {_have(knob['choices'])}")
+    low = knob.get("low")
+    if low is not None and not value >= low:
+        raise ValueError(f"{key} must be at least {low}, got {value}")
+    return value
+
+
+def _build(kind: type, table: Mapping[str, Any], prefix: str = "") -> Any:
+    """A dataclass of ``kind`` from a TOML table."""
+    hints = typing.get_type_hints(kind)
+    for name in table:
+        if name not in hints:
+            raise ValueError(f"unknown config key '{prefix}{name}' {_have(hints)}")
+    values = {}
+    for f in fields(kind):
+        if f.name not in table:
+            continue
+        key, value = prefix + f.name, table[f.name]
+        if is_dataclass(hints[f.name]):
+            if not isinstance(value, dict):
+                raise ValueError(f"'{key}' is a section: write [{key}], or {key}.<key> = ...")
+            values[f.name] = _build(hints[f.name], value, f"{key}.")
+        else:
+            values[f.name] = _value(key, value, hints[f.name], f.metadata)
+    return kind(**values)
+
+
+def _override(table: dict[str, Any], assignment: str) -> None:
+    """Put one ``dotted.key=value`` into the table; a value that is no TOML is a bare word."""
+    key, equals, text = assignment.partition("=")
+    *path, name = key.strip().split(".")
+    if not equals or not all([*path, name]):
+        raise ValueError(f"--set wants key=value, such as optim.lr=1e-4, got {assignment!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"--set {assignment}: '{part}' is a value, not a section")
+    table[name] = value
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file, apply the overrides in order, check everything.
+
+    Raises ValueError, in one sentence, for a file that is missing or no TOML, and for anything in
+    it that is not a known key with a value it can have.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no config file {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder: name the .toml file in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path} is not a TOML file: {e}") from e
+    for assignment in overrides:
+        _override(table, assignment)
+    config = _build(Config, table)
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    """What concerns more than one field, or a bound above."""
+    objective, optim = config.objective, config.optim
+    if objective.kind == "stablevm" and objective.bank < config.data.batch_size:
+        raise ValueError(
+            f"objective.bank is {objective.bank}, less than data.batch_size = "
+            f"{config.data.batch_size}: every sample must stay among its own references, so make "
+            f"the bank at least as large"
+        )
+    for key, value, below in (
+        ("data.label_dropout", config.data.label_dropout, config.data.label_dropout <= 1),
+        ("objective.threshold", objective.threshold, objective.threshold <= 1),
+        ("optim.ema", optim.ema, optim.ema < 1),
+    ):
+        if not below:
+            raise ValueError(f"{key} must be a share between 0 and 1, got {value:g}")
+    if not 0 < optim.lr < float("inf"):
+        raise ValueError(f"optim.lr must be a positive number, got {optim.lr:g}")
+    if optim.clip == 0:
+        raise ValueError("optim.clip = 0 would erase every gradient: use 1.0, or inf for none")
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as TOML, each field on its line; unset fields are left out."""
+    lines = []
+    for section in fields(config):
+        part = getattr(config, section.name)
+        lines.append(f"[{section.name}]")
+        for f in fields(part):
+            value = getattr(part, f.name)
+            if value is not None:
+                lines.append(f"{f.name} = {_toml(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    # A JSON string is a TOML basic string; floats repr as TOML writes them, inf included.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
