@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 
-def _knob(default: Any, *, choices: Iterable[str] = (), low: float | None = None) -> Any:
+def knob(default: Any, *, choices: Iterable[str] = (), low: float | None = None) -> Any:
     """A field with its allowed names or its least value."""
     return field(default=default, metadata={"choices": tuple(choices), "low": low})
 
@@ -32,43 +32,43 @@ class ModelConfig:
 
     name: str | None = None
     checkpoint: str | None = None
-    patch_size: int | None = _knob(None, low=1)
-    hidden_size: int | None = _knob(None, low=4)
-    depth: int | None = _knob(None, low=1)
-    num_heads: int | None = _knob(None, low=1)
+    patch_size: int | None = knob(None, low=1)
+    hidden_size: int | None = knob(None, low=4)
+    depth: int | None = knob(None, low=1)
+    num_heads: int | None = knob(None, low=1)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is learnt. ``label_dropout`` is what makes guidance possible later."""
 
-    name: str = _knob("digits", choices=["digits"])
-    batch_size: int = _knob(64, low=1)
-    label_dropout: float = _knob(0.1, low=0)
+    name: str = knob("digits", choices=["digits"])
+    batch_size: int = knob(64, low=1)
+    label_dropout: float = knob(0.1, low=0)
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Flow matching (``cfm``) or StableVM, which averages the target over ``bank`` references."""
 
-    kind: str = _knob("stablevm", choices=["cfm", "stablevm"])
-    timesteps: str = _knob("uniform", choices=TIMESTEPS)
+    kind: str = knob("stablevm", choices=["cfm", "stablevm"])
+    timesteps: str = knob("uniform", choices=TIMESTEPS)
     timestep_params: dict[str, float] = field(default_factory=dict)
-    threshold: float = _knob(0.5, low=0)
-    bank: int = _knob(256, low=1)
+    threshold: float = knob(0.5, low=0)
+    bank: int = knob(256, low=1)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """AdamW, its learning rate over ``steps``, gradient clipping and the running average."""
 
-    steps: int = _knob(1000, low=1)
-    lr: float = _knob(1e-4, low=0)
-    schedule: str = _knob("constant", choices=["constant", "cosine"])
-    warmup: int = _knob(0, low=0)
-    weight_decay: float = _knob(0.0, low=0)
-    clip: float = _knob(1.0, low=0)
-    ema: float = _knob(0.9999, low=0)
+    steps: int = knob(1000, low=1)
+    lr: float = knob(1e-4, low=0)
+    schedule: str = knob("constant", choices=["constant", "cosine"])
+    warmup: int = knob(0, low=0)
+    weight_decay: float = knob(0.0, low=0)
+    clip: float = knob(1.0, low=0)
+    ema: float = knob(0.9999, low=0)
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class RunConfig:
 
     out: str = "runs/latest"
     seed: int = 0
-    device: str = _knob("auto", choices=["auto", "cpu", "cuda"])
-    precision: str = _knob("fp32", choices=["fp32", "bf16"])
-    validate_every: int = _knob(0, low=0)
-    preview_every: int = _knob(0, low=0)
-    save_every: int = _knob(0, low=0)
+    device: str = knob("auto", choices=["auto", "cpu", "cuda"])
+    precision: str = knob("fp32", choices=["fp32", "bf16"])
+    validate_every: int = knob(0, low=0)
+    preview_every: int = knob(0, low=0)
+    save_every: int = knob(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
-        want = {int: "a whole number", float: "a number", str: "a text"}[kind]
+        want = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[
+            kind
+        ]
         raise ValueError(f"{key} must be {want}, got {value!r}")
     if knob.get("choices") and value not in knob["choices"]:
         raise ValueError(f"unknown {key} {value!r} {_have(knob['choices'])}")
@@ -120,7 +122,7 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
     return value
 
 
-def _build(kind: type, table: Mapping[str, Any], prefix: str = "") -> Any:
+def build(kind: type, table: Mapping[str, Any], prefix: str = "") -> Any:
     """A dataclass of ``kind`` from a TOML table."""
     hints = typing.get_type_hints(kind)
     for name in table:
@@ -134,13 +136,13 @@ def _build(kind: type, table: Mapping[str, Any], prefix: str = "") -> Any:
         if is_dataclass(hints[f.name]):
             if not isinstance(value, dict):
                 raise ValueError(f"'{key}' is a section: write [{key}], or {key}.<key> = ...")
-            values[f.name] = _build(hints[f.name], value, f"{key}.")
+            values[f.name] = build(hints[f.name], value, f"{key}.")
         else:
             values[f.name] = _value(key, value, hints[f.name], f.metadata)
     return kind(**values)
 
 
-def _override(table: dict[str, Any], assignment: str) -> None:
+def override(table: dict[str, Any], assignment: str) -> None:
     """Put one ``dotted.key=value`` into the table; a value that is no TOML is a bare word."""
     key, equals, text = assignment.partition("=")
     *path, name = key.strip().split(".")
@@ -172,8 +174,8 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is not a TOML file: {e}") from e
     for assignment in overrides:
-        _override(table, assignment)
-    config = _build(Config, table)
+        override(table, assignment)
+    config = build(Config, table)
     _check(config)
     return config
 

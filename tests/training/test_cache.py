@@ -1,0 +1,186 @@
+"""Reading a cache: exact items, even draws, and refusals in words."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Generator
+
+from sv_core.latent import SD_VAE, pixels
+from training.cache import LatentCache
+from training.data import generator
+from training.encode import prepare
+from training.plan import PrepareConfig
+from training.shards import LATENTS, Shard, read_shard, shard_path, write_shard
+
+SHAPES = {"wide": (16, 32), "square": (16, 16)}
+
+
+def write_pictures(root, counts, shape=(16, 16)):
+    """Noise pictures, ``counts`` per class; returns them by their paths."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for name, count in counts.items():
+        for i in range(count):
+            path = root / name / f"{i:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made[f"{name}/{i:03d}.png"] = array = rng.integers(0, 256, (*shape, 3), np.uint8)
+            Image.fromarray(array).save(path)
+    return made
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A cache of exact pixels: 7 pictures of a and 5 of b in shards of 4, mirrored too."""
+    arrays = write_pictures(tmp_path / "images", {"a": 7, "b": 5})
+    config = PrepareConfig(size=16, shard=4, flip="both", batch=3)
+    prepare(tmp_path / "images", tmp_path / "cache", config)
+    return tmp_path / "cache", arrays
+
+
+def with_features(cache, name="dinov2-base", fingerprint="ab", patch_size=2):
+    """Add features that say which picture and view they are of."""
+    count = len(LatentCache(cache).index.shards())
+    for number in range(count):
+        rows = read_shard(cache, LATENTS, number).rows
+        data = torch.tensor([[[[10 * r + v]] for v in range(2)] for r in rows]).half()
+        write_shard(cache, name, number, Shard(data, fingerprint, rows, {}, {}))
+    table = json.loads((cache / "index.json").read_text())
+    spec = {"fingerprint": fingerprint, "dim": 1, "patch_size": patch_size}
+    table["features"][name] = spec
+    (cache / "index.json").write_text(json.dumps(table))
+
+
+def test_items_are_the_pictures_and_their_mirror_images(made):
+    path, arrays = made
+    cache = LatentCache(path)
+    assert len(cache) == 24 and cache.conditions == ["a", "b"] and cache.latent == pixels(3)
+    for i, (name, array) in enumerate(arrays.items()):
+        wanted = torch.from_numpy(array).permute(2, 0, 1) / 255
+        own, mirror = cache[2 * i], cache[2 * i + 1]
+        assert torch.equal(own.latent, wanted) and torch.equal(mirror.latent, wanted.flip(-1))
+        assert own.label == mirror.label == "ab".index(name[0]) == int(cache.labels[2 * i])
+
+
+def test_features_are_those_of_the_item(made):
+    path, _ = made
+    with_features(path)
+    cache = LatentCache(path, features=["dinov2-base"], patch_size=2)
+    assert [float(cache[i].features[0]) for i in (0, 1, 13)] == [0, 1, 61]
+    latents, labels, (z,) = cache.gather([0, 13, 23])
+    assert latents.shape == (3, 3, 16, 16) and labels.tolist() == [0, 0, 1]
+    assert z.flatten().tolist() == [0, 61, 111]
+    assert cache.identity == {"vae": "pixels", "dinov2-base": "ab"}
+
+
+def test_draws_are_even_over_all_views_and_a_function_of_seed_and_step(tmp_path):
+    for name, shape in SHAPES.items():
+        write_pictures(tmp_path / "images", {name: 3 if name == "wide" else 9}, shape)
+    config = PrepareConfig(size=32, buckets="aspect", step=8, shard=4)
+    prepare(tmp_path / "images", tmp_path / "cache", config)
+    cache = LatentCache(tmp_path / "cache")
+    assert {b: len(g) for b, g in cache.groups.items()} == {(32, 32): 9, (24, 40): 3}
+    counts = Counter()
+    for step in range(3000):
+        drawn = cache.draw(4, generator(7, step, "data"))
+        assert len(cache.bucket[drawn].unique()) == 1
+        counts.update(drawn.tolist())
+    # Batches come from one bucket, so a picture of the small one varies most:
+    # per batch 4 (1/3)(2/3)/4 + (4/3)^2 (1/4)(3/4) = 0.556.
+    assert set(counts) == set(range(12))
+    assert all(abs(count - 1000) < 4 * (0.556 * 3000) ** 0.5 for count in counts.values())
+    again = cache.draw(4, generator(7, 5, "data"))
+    assert torch.equal(cache.draw(4, generator(7, 5, "data")), again)
+
+
+def test_held_out_pictures_are_never_drawn_nor_are_their_mirror_images(made):
+    path, _ = made
+    cache = LatentCache(path, held_out=0.4)
+    assert 0 < len(cache.held_out) < 12
+    apart = {int(i) // 2 for i in cache.held_out}
+    assert all(i % 2 == 0 for i in cache.held_out.tolist())
+    drawn = cache.draw(5000, Generator().manual_seed(0))
+    assert {int(i) // 2 for i in drawn} == set(range(12)) - apart
+    assert torch.equal(LatentCache(path, held_out=0.4).held_out, cache.held_out)
+    with pytest.raises(ValueError, match="all are held out"):
+        LatentCache(path, held_out=1.0)
+
+
+def test_val_folders_are_what_is_held_out(tmp_path):
+    write_pictures(tmp_path / "images" / "train", {"n01": 3, "n02": 2})
+    write_pictures(tmp_path / "images" / "val", {"n01": 1, "n02": 1})
+    prepare(tmp_path / "images", tmp_path / "cache", PrepareConfig(size=16))
+    cache = LatentCache(tmp_path / "cache", held_out=0.9)
+    assert cache.conditions == ["n01", "n02"]
+    assert cache.train.tolist() == [0, 1, 2, 3, 4] and cache.held_out.tolist() == [5, 6]
+    assert cache.labels.tolist() == [0, 0, 0, 1, 1, 0, 1]
+
+
+def test_a_class_with_one_picture_is_said_not_refused(tmp_path):
+    write_pictures(tmp_path / "images", {"cat": 1, "dog": 3})
+    prepare(tmp_path / "images", tmp_path / "cache", PrepareConfig(size=16))
+    (note,) = LatentCache(tmp_path / "cache").notes()
+    assert "1 of 2 classes (such as 'cat')" in note and "plain target" in note
+
+
+def refusal(path, **options):
+    with pytest.raises(ValueError) as e:
+        LatentCache(path, **options)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def test_what_is_wrong_with_a_cache_is_said(made, tmp_path):
+    path, _ = made
+    with_features(path)
+    assert "is no latent cache" in refusal(tmp_path / "nothing")
+    assert "no features of dinov2-giant (has: dinov2-base)" in refusal(
+        path, features=["dinov2-giant"]
+    )
+    assert "patches of 2, the network has patches of 4" in refusal(
+        path, features=["dinov2-base"], patch_size=4
+    )
+
+    first = shard_path(path, LATENTS, 0)
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-100])
+    assert "latents-00000.safetensors cannot be read" in refusal(path)
+    save_file({"x": torch.zeros(1)}, first)
+    assert "latents-00000.safetensors cannot be read" in refusal(path)
+    first.unlink()
+    assert "it is missing" in refusal(path)
+    first.write_bytes(whole)
+
+    write_shard(path, LATENTS, 0, read_shard(path, LATENTS, 0)._replace(fingerprint="another"))
+    assert "latents-00000.safetensors is from another VAE" in refusal(path)
+    first.write_bytes(whole)
+    other = read_shard(path, "dinov2-base", 1)._replace(fingerprint="another")
+    write_shard(path, "dinov2-base", 1, other)
+    assert "dinov2-base-00001.safetensors is from another encoder" in refusal(
+        path, features=["dinov2-base"]
+    )
+    write_shard(
+        path, "dinov2-base", 1, read_shard(path, "dinov2-base", 0)._replace(fingerprint="ab")
+    )
+    assert "of other pictures" in refusal(path, features=["dinov2-base"])
+
+    index = path / "index.json"
+    text = index.read_text()
+    index.write_text(text.replace('"complete": true', '"complete": false'))
+    assert "is not finished" in refusal(path)
+    index.write_text(text[:100])
+    assert "is damaged" in refusal(path)
+    index.write_text(text.replace('"format": 1', '"format": 2'))
+    assert "format 2" in refusal(path)
+
+
+def test_a_network_for_other_latents_is_refused(made):
+    path, _ = made
+    cache = LatentCache(path)
+    cache.require_latent(pixels(3), "net.safetensors")
+    with pytest.raises(ValueError, match=r"net.safetensors is for sd latents of 4 channels"):
+        cache.require_latent(SD_VAE, "net.safetensors")

@@ -1,0 +1,111 @@
+"""Pictures -> a latent cache: python -m training.prepare IMAGES CACHE [--set k=v]...
+
+IMAGES holds a folder per class (also below train/ and val/), or pictures with .txt captions beside
+them. Without a vae the cache holds plain pixels. Stopped at any moment, even killed, the same
+command goes on where it was; an encoder may be added to a finished cache.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cache import LatentCache
+from .config import build, override
+from .encode import Outcome, prepare
+from .plan import PrepareConfig
+from .shards import SKIPPED
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    keys = ", ".join(f"{f.name}={f.default}" for f in fields(PrepareConfig))
+    parser = argparse.ArgumentParser(
+        prog="python -m training.prepare",
+        description="Make a latent cache from pictures, or finish one.",
+        epilog=f"keys and their defaults: {keys}",
+    )
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="a folder of pictures")
+    parser.add_argument("cache", metavar="CACHE", type=Path, help="the folder to make or finish")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set one key, such as vae=vae.safetensors; may be repeated",
+    )
+    return parser.parse_args(arguments)
+
+
+def configure(assignments: Iterable[str]) -> PrepareConfig:
+    """Raises ValueError, in one sentence, for what is no known key with a value it can have."""
+    table: dict[str, Any] = {}
+    for assignment in assignments:
+        override(table, assignment)
+    return build(PrepareConfig, table)
+
+
+def report(path: Path, outcome: Outcome, seconds: float) -> None:
+    """What the cache holds, what it lacks, how long it took."""
+    index, cache = outcome.index, LatentCache(path)
+    captions = index.settings["layout"] == "captions"
+    kept = len(index.paths) - len(index.skipped)
+    held_out = len(cache.held_out)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    counts = Counter(b for i, b in enumerate(index.bucket) if str(i) not in index.skipped)
+    shapes = ", ".join(
+        f"{w}x{h} ({counts[i]})" for i, (h, w) in enumerate(index.buckets) if counts[i]
+    )
+    print(f"pictures    {kept}, {held_out} of them held out"
+          + (", each with its mirror image" if index.views == 2 else ""))  # fmt: skip
+    print(f"conditions  {len(index.conditions)} {'captions' if captions else 'classes'}")
+    print(f"sizes       {shapes}, width x height in pixels")
+    print(f"latents     {index.latent.kind}, {index.latent.channels} channels")
+    if index.posterior_share is not None:
+        print(f"            std {index.model_std:.3f} as the network sees them (about 1 when the "
+              f"family is right); the VAE's own noise, left out, is {index.posterior_share:.2%} "
+              f"of it")  # fmt: skip
+    for name, spec in index.features.items():
+        print(f"features    {name}, {spec.dim} channels, for patches of {spec.patch_size}")
+    print(f"size        {size / 2**20:.1f} MiB in {path}")
+    if outcome.encoded:
+        rate = outcome.encoded / seconds
+        print(f"time        {seconds:.1f} s, {outcome.encoded} pictures, {rate:.1f} a second")
+    missing = len(index.skipped) + len(index.aside)
+    if missing:
+        print(f"skipped     {missing} pictures, listed with the reasons in {path / SKIPPED}")
+    if index.model_std is not None and not 0.5 <= index.model_std <= 2:
+        print(f"note        a std of {index.model_std:.3g} is far from 1: is family="
+              f"{index.latent.kind} that of this VAE?")  # fmt: skip
+    for note in cache.notes():
+        print(f"note        {note}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    began = time.perf_counter()
+    try:
+        config = configure(options.set)
+        outcome = prepare(options.images, options.cache, config)
+        if outcome.nothing_to_do:
+            print(f"{options.cache} is finished already: nothing to do")
+        report(options.cache, outcome, time.perf_counter() - began)
+    except (ValueError, OSError, FloatingPointError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("error: the GPU's memory is full: lower batch", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The files of a latent cache: an index, and shards that are read through the memory map.
+
+    index.json                    what there is: settings, pictures, conditions, buckets
+    latents-00000.safetensors     latents (rows, views, c, h, w): uint8 pixels, or float16 means
+    <encoder>-00000.safetensors   features (rows, views, tokens, dim), float16
+    skipped.txt                   the pictures that are not in it, and why
+
+A view is the picture, or with flips also its mirror image. Of a VAE the posterior's mean is kept,
+not its mean and std to be drawn from at every step: half the space, and StableVM's references stay
+the same points in every epoch. How little is lost is measured and reported (``posterior_share``).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from sv_core.latent import LatentSpec
+
+from .checkpoint import write_atomically
+
+FORMAT = 1
+INDEX = "index.json"
+SKIPPED = "skipped.txt"
+LATENTS = "latents"
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The features of one encoder: which file they are from, and the grid that they lie on."""
+
+    fingerprint: str
+    dim: int
+    patch_size: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a cache holds. ``paths`` to ``bucket`` are columns, one entry per picture.
+
+    ``bucket`` -1 marks a picture that could not even be opened. ``skipped`` is known at the end.
+    """
+
+    settings: dict[str, Any]
+    latent: LatentSpec
+    conditions: list[str]
+    buckets: list[tuple[int, int]]
+    paths: list[str]
+    sizes: list[int]
+    mtimes: list[int]
+    condition: list[int]
+    held_out: list[int]
+    bucket: list[int]
+    aside: dict[str, str]
+    features: dict[str, FeatureSpec] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    posterior_share: float | None = None
+    model_std: float | None = None
+    complete: bool = False
+
+    @property
+    def views(self) -> int:
+        return 2 if self.settings["flip"] == "both" else 1
+
+    def shards(self) -> list[tuple[int, list[int]]]:
+        """(bucket, pictures) of each shard: a bucket's pictures in order, so many at a time."""
+        members: list[list[int]] = [[] for _ in self.buckets]
+        for picture, bucket in enumerate(self.bucket):
+            if bucket >= 0:
+                members[bucket].append(picture)
+        # Unless told otherwise some 64 shards, so that a kill costs little of a small set, too.
+        length = self.settings["shard"] or min(max(len(self.paths) // 64, 16), 256)
+        return [
+            (bucket, pictures[start : start + length])
+            for bucket, pictures in enumerate(members)
+            for start in range(0, len(pictures), length)
+        ]
+
+
+class Shard(NamedTuple):
+    """Rows (n, views, ...) of the pictures ``rows``; the others of its plan were ``skipped``."""
+
+    data: Tensor
+    fingerprint: str
+    rows: list[int]
+    skipped: dict[str, str]
+    sums: dict[str, float]
+
+    def covers(self, pictures: Sequence[int]) -> bool:
+        """Whether each picture of the plan is either in it, in order, or skipped."""
+        kept = [p for p in pictures if str(p) not in self.skipped]
+        return self.rows == kept and len(self.data) == len(kept)
+
+
+def fingerprint(path: Path) -> str:
+    """A file's content in 16 letters. Raises ValueError when it cannot be read."""
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    except OSError as e:
+        raise ValueError(f"cannot read {path}: {e.strerror or e}") from e
+    return digest.hexdigest()
+
+
+def write_index(cache: Path, index: Index) -> None:
+    """Raises OSError, in one sentence."""
+    # vars, not asdict: that would copy a million paths one by one.
+    text = json.dumps({"format": FORMAT} | vars(index), default=asdict, ensure_ascii=False)
+    write_atomically(cache / INDEX, lambda file: file.write(text.encode()))
+
+
+def read_index(cache: Path) -> Index:
+    """Raises ValueError, in one sentence, when there is none or it is not ours."""
+    try:
+        table = json.loads((cache / INDEX).read_text(encoding="utf-8"))
+        version = table.pop("format")
+        if version != FORMAT:
+            raise ValueError(f"{cache} is a cache of format {version}, this reads {FORMAT}")
+        table["latent"] = LatentSpec(**table["latent"])
+        table["buckets"] = [tuple(bucket) for bucket in table["buckets"]]
+        table["features"] = {k: FeatureSpec(**v) for k, v in table["features"].items()}
+        return Index(**table)
+    except OSError:
+        raise ValueError(
+            f"{cache} is no latent cache, it has no {INDEX}: make one with "
+            f"python -m training.prepare IMAGES {cache}"
+        ) from None
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise ValueError(
+            f"{cache / INDEX} is damaged or of something else ({type(e).__name__}: {e}): "
+            f"prepare the cache again in another folder"
+        ) from e
+
+
+def shard_path(cache: Path, kind: str, number: int) -> Path:
+    """``kind`` is ``latents`` or an encoder's name."""
+    return cache / f"{kind}-{number:05d}.safetensors"
+
+
+def write_shard(cache: Path, kind: str, number: int, shard: Shard) -> None:
+    """Raises OSError, in one sentence."""
+    # One key: several would be written in an order of their own each time.
+    facts = json.dumps({k: v for k, v in shard._asdict().items() if k != "data"})
+    data = safetensors_bytes({"data": shard.data.contiguous()}, {"shard": facts})
+    write_atomically(shard_path(cache, kind, number), lambda file: file.write(data))
+
+
+def read_shard(cache: Path, kind: str, number: int) -> Shard:
+    """A shard whose rows are read from the disk when they are asked for.
+
+    Raises ValueError, in one sentence, when it is missing, cut short or something else.
+    """
+    path = shard_path(cache, kind, number)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Shard(file.get_tensor("data"), **json.loads(file.metadata()["shard"]))
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
+        reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
+        raise ValueError(
+            f"shard {path} cannot be read ({reason}): remove it and run training.prepare again, "
+            f"which makes that shard anew"
+        ) from e
