@@ -1,0 +1,73 @@
+"""A real ComfyUI per checkout that is found, once per session; without one, skips that say so."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.server import PACK, Host, Server, find_hosts
+
+HOSTS = find_hosts()
+MISSING = (
+    "no ComfyUI found, so nothing was tested inside one: set COMFYUI_PATH to the folder that holds "
+    "its main.py"
+)
+HERE = Path(__file__).parent
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not HOSTS:
+        terminalreporter.section("ComfyUI tests skipped", red=True, bold=True)
+        terminalreporter.write_line(MISSING)
+
+
+@pytest.fixture(scope="session", params=HOSTS or [None], ids=lambda h: h.name if h else "none")
+def comfy(request: pytest.FixtureRequest) -> Host:
+    """Each ComfyUI checkout."""
+    if request.param is None:
+        pytest.skip(MISSING)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def server(
+    comfy: Host, digits_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A running server of that checkout that has the pack and the digits model."""
+    running = Server(comfy, tmp_path_factory.mktemp(comfy.name, numbered=True))
+    shutil.copy2(digits_checkpoint, running.base / "models/diffusion_models/digits_sit.safetensors")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def inside(comfy: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+    """What ``inside.py`` found in that checkout's own interpreter: check -> complaint or None."""
+    out = tmp_path_factory.mktemp("inside") / "results.json"
+    done = subprocess.run(
+        [comfy.python, HERE / "inside.py", PACK, out],
+        cwd=comfy.folder,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(out.read_text())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "check" in metafunc.fixturenames:
+        source = (HERE / "inside.py").read_text()
+        metafunc.parametrize("check", re.findall(r"^def check_(\w+)", source, re.MULTILINE))
+
+
+@pytest.fixture
+def digits() -> dict:
+    """The API-format twin of workflows/digits.json, to change at will."""
+    return json.loads((HERE / "digits_api.json").read_text())

@@ -1,0 +1,178 @@
+"""Real ComfyUI servers for tests: find checkouts, start one, queue prompts, read the answers."""
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACK = Path(__file__).resolve().parents[2]
+NAME = "stable-velocity"
+FLAGS = ("--cpu", "--disable-api-nodes", "--preview-method", "latent2rgb")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI checkout and the interpreter that runs it."""
+
+    folder: Path
+    python: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def host_python(folder: Path) -> Path:
+    """The checkout's own virtual environment, or the interpreter of the tests."""
+    inside = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    own = (folder / venv / inside for venv in (".venv", "venv"))
+    return next((p for p in own if p.exists()), Path(sys.executable))
+
+
+def find_hosts() -> list[Host]:
+    """COMFYUI_PATH (several, as PATH is written), else around the pack, else ~/comfy/ComfyUI*."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        folders = [Path(p).expanduser() for p in named.split(os.pathsep) if p]
+    elif PACK.parent.name == "custom_nodes":
+        folders = [PACK.parent.parent]
+    else:
+        folders = sorted((Path.home() / "comfy").glob("ComfyUI*"))
+    return [Host(f, host_python(f)) for f in folders if (f / "main.py").is_file()]
+
+
+def lend_missing_packages(host: Host, folder: Path) -> None:
+    """ComfyUI 0.3.64 imports requests but does not ask for it: give a host that lacks it ours."""
+    if subprocess.run([host.python, "-c", "import requests"], stderr=subprocess.DEVNULL).returncode:
+        folder.mkdir()
+        for name in ("requests", "urllib3", "certifi", "idna"):  # pure Python, all of them
+            if spec := importlib.util.find_spec(name):
+                (folder / name).symlink_to(Path(spec.origin).parent, target_is_directory=True)
+
+
+class PromptError(Exception):
+    """What the server said about a prompt that it refused or could not finish."""
+
+
+class Server:
+    """One running ComfyUI with the pack, in a folder of its own; the checkout stays untouched."""
+
+    def __init__(self, host: Host, base: Path, start: float = 120.0):
+        self.host, self.base = host, base
+        for folder in ("custom_nodes", "models/diffusion_models", "input", "output", "temp"):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        (base / "custom_nodes" / NAME).symlink_to(PACK, target_is_directory=True)
+        lend_missing_packages(host, base / "lent")
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log_file = base / "server.log"
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    host.python, "main.py", *FLAGS, "--port", str(port),
+                    "--base-directory", base, "--database-url", "sqlite:///:memory:",
+                ],
+                cwd=host.folder, stdout=log, stderr=subprocess.STDOUT,
+                env=os.environ | {
+                    "OMP_NUM_THREADS": "1",  # the networks are too small for more
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "PYTHONPATH": str(base / "lent"),
+                },
+            )  # fmt: skip
+        try:
+            self.wait_for(self._answers, start, "the server to start")
+        except BaseException:
+            self.stop()
+            raise
+        self.startup_log = self.log
+
+    @property
+    def log(self) -> str:
+        """What the server has printed, without colours and levels."""
+        return re.sub(r"\x1b\[\d+m|\[INFO\]", "", self.log_file.read_text(errors="replace"))
+
+    def _answers(self) -> bool:
+        if self._process.poll() is not None:
+            raise RuntimeError(f"ComfyUI stopped while starting:\n{self.log[-4000:]}")
+        try:
+            self.get("/system_stats")
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
+
+    @staticmethod
+    def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+        """The first true value of ``condition``, asked ten times a second."""
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited {seconds:g} s for {what}")
+            time.sleep(0.1)
+        return value
+
+    def request(self, path: str, body: Any = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, data, headers), timeout=60
+        ) as answer:
+            return answer.read()
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.request(path))
+
+    def queue(self, prompt: dict) -> str:
+        """Queue an API-format prompt; a refused one raises PromptError with every reason."""
+        body = {"prompt": prompt, "client_id": uuid.uuid4().hex}
+        try:
+            answer = json.loads(self.request("/prompt", body))
+        except urllib.error.HTTPError as e:
+            answer = json.loads(e.read())
+        # With another output that is in order the host runs that one, and answers 200.
+        reasons = [
+            f"{error['message']}: {error['details']}"
+            for node in (answer.get("node_errors") or {}).values()
+            for error in node["errors"]
+        ]
+        if reasons or "prompt_id" not in answer:
+            raise PromptError("\n".join(reasons or [str(answer["error"])]))
+        return answer["prompt_id"]
+
+    def finished(self, prompt_id: str, seconds: float = 120.0) -> dict:
+        """The prompt's history entry, whatever became of it."""
+        return self.wait_for(
+            lambda: self.get(f"/history/{prompt_id}").get(prompt_id), seconds, "the prompt"
+        )
+
+    def run(self, prompt: dict, seconds: float = 120.0) -> dict:
+        """Outputs by node id; a prompt that fails raises PromptError with the node's message."""
+        entry = self.finished(self.queue(prompt), seconds)
+        if entry["status"]["status_str"] != "success":
+            told = [m[1] for m in entry["status"]["messages"] if m[0] == "execution_error"]
+            raise PromptError(told[0]["exception_message"] if told else str(entry["status"]))
+        return entry["outputs"]
+
+    def pictures(self, output: dict) -> list[Path]:
+        """The files that a SaveImage wrote."""
+        return [self.base / p["type"] / p["subfolder"] / p["filename"] for p in output["images"]]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
