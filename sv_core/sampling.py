@@ -5,12 +5,14 @@ the dtype of x. ``callback(i, x, v, t)`` sees each call of the velocity: the sta
 before step i, and the velocity there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from .calls import adaptive_block, call_nodes
 from .interpolant import LINEAR, Interpolant
+from .solvers import SolverFn, State, adams_moulton_3, combine, euler, lagrange_weights
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 NoiseFn = Callable[[Tensor], Tensor]
@@ -88,3 +90,172 @@ def sample_stable(
         return stable_step(interpolant, x, v, t, r, noise, noise_fn)
 
     return _sample(velocity, x, ts, step, callback)
+
+
+class StraightPath:
+    """Any interpolant's path as the linear one, on one grid.
+
+    s = sigma / (alpha + sigma), y = x / (alpha + sigma) and u = eps_hat - x0_hat obey dy/ds = u and
+    y = (1 - s) x0 + s eps; on the linear path they are t, x and v, bit for bit.
+    """
+
+    def __init__(self, interpolant: Interpolant, ts: Tensor):
+        ts = ts.cpu().double()  # in this order: MPS has no float64
+        a, s, da, ds = interpolant.coefficients(ts, ts)
+        self.scale: list[float] = (a + s).tolist()
+        self.times: list[float] = (s / (a + s)).tolist()
+        """The grid in s."""
+        # y' and s' by the quotient rule: u = ((a + s) v - (a + s)' x) / (a s' - s a').
+        determinant = a * ds - s * da
+        self._of_v: list[float] = ((a + s) / determinant).tolist()
+        self._of_x: list[float] = ((da + ds) / determinant).tolist()
+
+    def velocity(self, x: Tensor, v: Tensor, k: int) -> Tensor:
+        """u at node k, in the dtype of x."""
+        return self._of_v[k] * v.to(x.dtype) - self._of_x[k] * x
+
+
+Known = tuple[tuple[int, Tensor], ...]
+"""Real calls, newest first: node and velocity."""
+NextFn = Callable[[Known], int]
+"""The node of the next call, from the new call and the two before it."""
+
+
+def _forecast(times: Sequence[float], known: Known, i: int) -> Tensor:
+    """The velocity at node i on the polynomial through the known ones."""
+    weights = lagrange_weights([times[k] for k, _ in known], times[i])
+    return combine(weights, [v for _, v in known])
+
+
+def _march(
+    velocity: VelocityFn,
+    x: Tensor,
+    ts: Tensor,
+    interpolant: Interpolant,
+    solver: SolverFn,
+    next_call: NextFn,
+    callback: Callback | None,
+) -> Tensor:
+    dtype = x.dtype
+    x = x.to(torch.promote_types(dtype, torch.float32))
+    ts = ts.to(x)
+    path = StraightPath(interpolant, ts)
+    times, last = path.times, len(ts) - 1
+
+    def call(y: Tensor, k: int) -> Tensor:
+        x_k = path.scale[k] * y
+        v = velocity(x_k, ts[k])
+        if callback is not None:
+            callback(k, x_k, v, ts[k])
+        return path.velocity(x_k, v, k)
+
+    def advance(state: State, known: Known, start: int, stop: int) -> State:
+        for i in range(start, stop):
+            state = solver(state, _forecast(times, known, i), times[i], times[i + 1])
+        return state
+
+    state = after_call = State(x / path.scale[0])
+    del x
+    known: Known = ()
+    k = 0
+    while k < last:
+        known = ((k, call(state.x, k)), *known[:2])
+        if len(known) > 1 and k - known[1][0] > 1:
+            state = advance(after_call, known, known[1][0] + 1, k)
+        following = next_call(known)
+        known = known[:2]
+        # The step on the real velocity is the same in the replay, so the snapshot follows it.
+        state = after_call = solver(state, known[0][1], times[k], times[k + 1])
+        state = advance(state, known, k + 1, following)
+        k = following
+    return (path.scale[last] * state.x).to(dtype)
+
+
+def _listed(nodes: Sequence[int], steps: int) -> NextFn:
+    if list(nodes) != sorted(set(nodes)) or not nodes or nodes[0] != 0 or nodes[-1] >= steps:
+        raise ValueError(
+            f"the list of calls must ascend from 0 and stay below {steps}, the steps of this grid, "
+            f"got {list(nodes)}: it belongs to another grid"
+        )
+    following = dict(zip(nodes, [*nodes[1:], steps], strict=True))
+    return lambda known: following[known[0][0]]
+
+
+def _curvature(known: Known, times: Sequence[float]) -> float:
+    """How much the newest velocity bends away from the line through the two before it.
+
+    rms(v - forecast) / rms(v) / ((t0 - t)(t1 - t)), per sample, then the mean over the batch.
+    """
+    (k, v), *before = known
+    error = (v - _forecast(times, tuple(before), k)).flatten(1).square().mean(1)
+    # A velocity of exactly 0 has nothing to be compared with; its error is then as good as any.
+    size = v.flatten(1).square().mean(1).clamp_min(torch.finfo(v.dtype).tiny)
+    distance = (times[before[0][0]] - times[k]) * (times[before[1][0]] - times[k])
+    return float((error / size).sqrt().mean()) / distance
+
+
+def _adaptive(times: Sequence[float], tolerance: float) -> NextFn:
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be above 0 (0.02 is usual), got {tolerance:g}")
+
+    def next_call(known: Known) -> int:
+        curvature = _curvature(known, times) if len(known) == 3 else None
+        return known[0][0] + adaptive_block(times, [k for k, _ in known], curvature, tolerance)
+
+    return next_call
+
+
+def sample_forecast(
+    velocity: VelocityFn,
+    x: Tensor,
+    ts: Tensor,
+    *,
+    solver: SolverFn = euler,
+    calls: int = 14,
+    rule: str = "auto",
+    nodes: Sequence[int] | None = None,
+    tolerance: float | None = None,
+    interpolant: Interpolant = LINEAR,
+    callback: Callback | None = None,
+) -> Tensor:
+    """The base solver's result on the whole grid from calls at some of its nodes.
+
+    Between calls the solver steps on the line through the last two real velocities. When the next
+    real one arrives, the block is replayed from its start on the parabola through the last three.
+    With a call at every node it is the base solver, bit for bit. Deterministic.
+
+    Where it calls: at ``nodes`` if given (calibrated, or a list to replay); by the ``tolerance`` if
+    given (adaptive: 0.03 draft, 0.02, 0.01 quality; the mean over the batch decides); otherwise by
+    ``calls`` and ``rule``, a name in ``calls.RULES``. The callback fires at the real calls, and its
+    first argument is their node. Beyond the base solver it keeps two velocities and one state: at
+    most five tensors of the size of x.
+
+    Raises ValueError for a list that does not fit the grid, fewer than two calls, an unknown rule.
+    """
+    times = StraightPath(interpolant, ts).times
+    if nodes is None and tolerance is not None:
+        next_call = _adaptive(times, tolerance)
+    else:
+        if nodes is None:
+            nodes = call_nodes(times, calls, rule)
+        next_call = _listed(nodes, len(ts) - 1)
+    return _march(velocity, x, ts, interpolant, solver, next_call, callback)
+
+
+def sample_ode(
+    velocity: VelocityFn,
+    x: Tensor,
+    ts: Tensor,
+    *,
+    interpolant: Interpolant = LINEAR,
+    callback: Callback | None = None,
+) -> Tensor:
+    """The solution of dx/dt = v, order 3 at one call a step: ``adams_moulton_3`` over the grid.
+
+    Aims at the exact solution, not at another sampler's result; best on ``schedules.ode_grid``.
+    """
+
+    def next_call(known: Known) -> int:
+        return known[0][0] + 1
+
+    return _march(velocity, x, ts, interpolant, adams_moulton_3, next_call, callback)

@@ -1,5 +1,8 @@
 """Time grids: 1-D tensors that descend and end at 0."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,50 @@ def shift(ts: Tensor, factor: float) -> Tensor:
     """
     # The same value as s t / (1 + (s - 1) t), which misses 1 by a rounding error at t = 1.
     return factor * ts / (factor * ts + (1 - ts))
+
+
+def ode_grid(steps: int) -> Tensor:
+    """shift(u^1.75, 4) of the even grid u: where ``sample_ode`` wants its nodes for any model.
+
+    Dense at both ends: decisions near noise, details near data. Chosen by measurement
+    (benchmarks/samplers.py) among powers 1 to 2 and shifts 1.5 to 6.
+    """
+    return shift(uniform_grid(steps) ** 1.75, 4.0)
+
+
+def qwen_mu(tokens: int) -> float:
+    """Qwen-Image's log-shift for a picture: the line through mu(256) = 0.5 and mu(8192) = 0.9.
+
+    tokens = height / 16 x width / 16: 4096 for 1024 x 1024, mu 0.6935. [its official pipeline]
+    """
+    return 0.5 + (0.9 - 0.5) * (tokens - 256) / (8192 - 256)
+
+
+def qwen_grid(steps: int, mu: float = qwen_mu(4096), terminal: float = 0.02) -> Tensor:
+    """Qwen-Image's own grid, which the paper uses: ``shift`` by exp(mu), then a stretch, then 0.
+
+    The stretch 1 - (1 - t)(1 - terminal)/(1 - t_last) brings the last node before 0 to ``terminal``.
+    ``steps`` + 1 float64 nodes; a single step has nothing to stretch.
+    """
+    ts = shift(uniform_grid(steps), math.exp(mu))
+    if steps > 1:
+        ts[:-1] = 1 - (1 - ts[:-1]) * (1 - terminal) / (1 - ts[-2])
+    return ts
+
+
+def with_node(ts: Tensor, t: float) -> Tensor:
+    """The grid with the nearest of its inner nodes moved to t, where one model hands to another.
+
+    As many steps as before; only a grid of a single step gets a second one. A t that the grid does
+    not pass leaves it as it is.
+    """
+    if not ts[-1] < t < ts[0]:
+        return ts.clone()
+    if len(ts) == 2:
+        return torch.cat([ts[:1], ts.new_tensor([t]), ts[1:]])
+    moved = ts.clone()
+    moved[1 + (ts[1:-1] - t).abs().argmin()] = t
+    return moved
 
 
 def split_index(ts: Tensor, split: float) -> int:
@@ -71,3 +118,22 @@ def regime_split(ts: Tensor, split: float, low_steps: int, rule: str = "flow_mat
     low = high + torch.round(RULES[rule](count, low_steps)).long()
     keep = torch.cat([torch.arange(high), low, torch.tensor([len(ts) - 1])])
     return ts[keep.to(ts.device)]
+
+
+def split_to_length(
+    native: Callable[[int], Tensor], calls: int, split: float, rule: str = "flow_match"
+) -> Tensor:
+    """A regime-split grid of exactly ``calls`` steps: (calls+1,).
+
+    native(n) is the model's grid of n steps. Of the grids with 1.5 x calls steps downwards, the
+    first that leaves its regime below the split at least the paper's share of calls (9 of 30
+    steps, 0.3 n) is thinned: at shift 3 and 20 calls that is the paper's 30 steps and 11 + 9. Where
+    no longer grid fits (most steps above the split, or very few calls) native(calls) comes back.
+    """
+    for steps in range(round(1.5 * calls), calls, -1):
+        ts = native(steps)
+        low_steps = calls - split_index(ts, split)
+        # Hosts' tables repeat values in grids of very many steps: those are no grids.
+        if low_steps >= max(1, round(0.3 * steps)) and (ts.diff() < 0).all():
+            return regime_split(ts, split, low_steps, rule)
+    return native(calls)

@@ -1,0 +1,222 @@
+"""Where a flow's regimes are, and which calls its own runs say can be left out.
+
+Two regimes, two ways to see them: the variance of the conditional velocity over a set of latents,
+and the drift of the velocity along recorded runs. Calibration needs the runs' inner products only.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from .calls import EARLY, call_nodes, density
+from .interpolant import LINEAR, Interpolant
+from .posterior import posterior_weights
+from .sampling import StraightPath
+from .solvers import lagrange_weights
+
+
+def variance_curve(
+    interpolant: Interpolant,
+    latents: Tensor,
+    ts: Tensor,
+    generator: Generator,
+    draws: int = 256,
+) -> Tensor:
+    """E_x Var[v | x_t] per dimension when data is this set of latents. [arXiv 2602.05435, sec. 3]
+
+    v is affine in x0 at a given x_t, so its variance is that of x0 under the exact posterior over
+    the set, times the square of v's slope in x0; linear path: Var[x0 | x_t] / t^2. ``draws`` fresh
+    x_t for each time; latents (m, ...), ts (n,) in (0, 1] -> (n,) float64.
+    """
+    refs = latents.flatten(1).double()
+    # Var = 1/2 sum_ij w_i w_j |b_i - b_j|^2: no difference of large numbers where w is one-hot.
+    distances = torch.cdist(refs, refs).square().fill_diagonal_(0) / refs.shape[1]
+    curve = []
+    for t in ts.cpu().double():
+        pick = torch.randint(len(refs), (draws,), generator=generator, device=generator.device)
+        eps = torch.randn(
+            draws, refs.shape[1], generator=generator, device=generator.device, dtype=refs.dtype
+        ).to(refs)
+        x_t = interpolant.x_t(refs[pick.to(refs.device)], eps, t.to(refs))
+        w = posterior_weights(interpolant, x_t, refs, t.to(refs))
+        # v is affine in x0: its slope is its value at x0 = 1 where x_t = 0.
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        slope = interpolant.v_from_x0(zero, one, t)
+        curve.append(slope.square() * ((w @ distances) * w).sum(1).mean().cpu() / 2)
+    return torch.stack(curve)
+
+
+class Recorder:
+    """The inner products of a run's velocities: pass it as a sampler's callback.
+
+    Keeps the run's velocities in float16 in main memory while it lives, on no GPU (30 calls of a
+    16 x 128 x 128 latent: 16 MB); every product is taken in float64, block by block. The samples of
+    a batch add up. On a path other than the linear one u of ``StraightPath`` stands for v.
+    """
+
+    BLOCK = 1 << 18
+
+    def __init__(self, ts: Tensor, interpolant: Interpolant = LINEAR) -> None:
+        self._path = StraightPath(interpolant, ts)
+        self.nodes: list[int] = []
+        self._velocities: list[Tensor] = []
+        self._rows: list[Tensor] = []
+
+    def __call__(self, k: int, x: Tensor, v: Tensor, t: Tensor) -> None:
+        """One call: state and velocity at node k."""
+        new = self._path.velocity(x, v.detach(), k).flatten().to("cpu", torch.float16)
+        self._velocities.append(new)
+        row = torch.zeros(len(self._velocities), dtype=torch.float64)
+        for start in range(0, len(new), self.BLOCK):
+            block = slice(start, start + self.BLOCK)
+            row += torch.stack([u[block] for u in self._velocities]).double() @ new[block].double()
+        self.nodes.append(k)
+        self._rows.append(row)
+
+    def gram(self) -> np.ndarray:
+        """(calls, calls): <v_i, v_j> over all numbers of the batch."""
+        gram = np.zeros((len(self._rows), len(self._rows)))
+        for i, row in enumerate(self._rows):
+            gram[i, : i + 1] = gram[: i + 1, i] = row.numpy()
+        return gram
+
+
+def drift(gram: np.ndarray, ts: Sequence[float]) -> np.ndarray:
+    """|dv/dt| / rms |v| between neighbouring nodes of a run: gram (n, n), ts (n+1,) -> (n-1,)."""
+    size = np.diag(gram)
+    change = size[1:] + size[:-1] - 2 * np.diag(gram, 1)
+    return np.sqrt(np.maximum(change, 0) / size.mean()) / -np.diff(ts)[: len(size) - 1]
+
+
+def suggest_split(ts: Sequence[float], curve: Sequence[float]) -> float:
+    """Where a variance or drift curve leaves its plateau towards noise.
+
+    From the curve's minimum upwards in t, the first time at which it has climbed a fifth of the way
+    to its maximum beyond the minimum, by linear interpolation. ts descending, same length as curve.
+    """
+    t, c = np.asarray(ts, dtype=np.float64)[::-1], np.asarray(curve, dtype=np.float64)[::-1]
+    low = int(c.argmin())
+    level = c[low] + 0.2 * (c[low:].max() - c[low])
+    if c[low:].max() == c[low]:
+        return float(t[low])
+    i = low + int((c[low:] >= level).argmax())
+    return float(t[i - 1] + (t[i] - t[i - 1]) * (level - c[i - 1]) / (c[i] - c[i - 1]))
+
+
+def fill_gaps(gram: np.ndarray, nodes: Sequence[int], ts: Sequence[float]) -> np.ndarray:
+    """Inner products at every node of the grid, from a run that called at some.
+
+    A skipped node's velocity is the polynomial through the two calls to either side (fewer at the
+    ends). gram (calls, calls), ts (n+1,) -> (n, n).
+    """
+    steps = len(ts) - 1
+    interpolation = np.zeros((steps, len(nodes)))
+    for k in range(steps):
+        if k in nodes:
+            interpolation[k, nodes.index(k)] = 1
+            continue
+        right = int(np.searchsorted(nodes, k))
+        near = range(max(right - 2, 0), min(right + 2, len(nodes)))
+        weights = lagrange_weights([ts[nodes[i]] for i in near], ts[k])
+        interpolation[k, list(near)] = weights
+    return interpolation @ gram @ interpolation.T
+
+
+def _block_errors(v: np.ndarray, t: np.ndarray, i: int | None, j: int) -> tuple[np.ndarray, ...]:
+    """Squared errors of x after a block from call j; i is the call before (None: there was none).
+
+    v (n, r) coordinates of the velocities, t (n+1,). Returns what Euler steps make of the predicted
+    velocities, (n - j,), for ends j+1 .. n, and of the corrected ones, for ends j+1 .. n-1.
+    """
+    steps = len(v)
+    inner = np.arange(j + 1, steps)
+    tj, tl = t[j], t[inner]
+    if i is None:
+        line = np.broadcast_to(v[j], (len(inner), v.shape[1]))
+        bend = tl - tj
+    else:
+        slope = (v[j] - v[i]) / (tj - t[i])
+        line = v[j] + (tl - tj)[:, None] * slope
+        bend = (tl - tj) * (tl - t[i])
+    dt = np.diff(t)[inner]
+    zero = np.zeros((1, v.shape[1]))
+    predicted = np.concatenate([zero, np.cumsum(dt[:, None] * (line - v[inner]), 0)])
+    bent = np.concatenate([[0.0], np.cumsum(dt * bend)[:-1]])
+    # Newton's form: the parabola is the line and a multiple of bend that meets v at the end.
+    corrected = predicted[:-1] + (bent / bend)[:, None] * (v[inner] - line)
+    return (predicted**2).sum(1), (corrected**2).sum(1)
+
+
+def _costs(gram: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """cost[i, j, k] of the block from call j to call or end k after call i; first[k] from 0 to k.
+
+    Squared error of the corrected block + 0.3 x that of the predicted one, which the network sees;
+    the last block is never corrected.
+    """
+    steps = len(gram)
+    values, vectors = np.linalg.eigh(gram)
+    v = vectors * np.sqrt(np.maximum(values, 0))
+
+    def block(i: int | None, j: int) -> np.ndarray:
+        predicted, corrected = _block_errors(v, t, i, j)
+        return np.concatenate([corrected + 0.3 * predicted[:-1], predicted[-1:]])
+
+    cost = np.full((steps, steps, steps + 1), np.inf)
+    for j in range(1, steps):
+        for i in range(j):
+            cost[i, j, j + 1 :] = block(i, j)
+    first = np.full(steps + 1, np.inf)
+    first[1:] = block(None, 0)
+    return cost, first
+
+
+def calibrate(gram: np.ndarray, ts: Sequence[float], calls: int, prior: float = 0.0) -> list[int]:
+    """The ``calls`` nodes at which a forecast would have been nearest to the recorded runs.
+
+    Dynamic programming over pairs of calls. gram (n, n): inner products of the velocities at all
+    nodes, summed over runs; ts (n+1,) in the linear path's time. ``prior`` keeps the blocks near
+    the early rule's: prior x (share of its density in a block x (calls - 1))^6 / calls is added to
+    the cost, whose unit is what the density rule would have cost.
+
+    Raises ValueError for fewer than two calls.
+    """
+    steps, t = len(gram), np.asarray(ts, dtype=np.float64)
+    usual = call_nodes(t, calls)
+    if calls >= steps:
+        return usual
+    cost, first = _costs(gram, t)
+    ends = [*usual[2:], steps]
+    unit = first[usual[1]] + sum(
+        cost[i, j, k] for i, j, k in zip(usual[:-1], usual[1:], ends, strict=True)
+    )
+    if unit <= 1e-12 * gram.trace():  # nothing to improve on, only round-off
+        return usual
+    share = density(t, calls, EARLY)
+    crowd = (np.maximum(share[None, :] - share[:, None], 0) * (calls - 1)) ** 6 * (prior / calls)
+    cost = cost / unit + crowd[None, :-1, :]
+    first = first / unit + crowd[0]
+
+    best = np.full((steps, steps), np.inf)  # best[j, k]: least cost with the last two calls at j, k
+    best[0] = first[:-1]
+    choices = []
+    for _ in range(calls - 2):
+        total = best[:, :, None] + cost[:, :, :-1]
+        choices.append(total.argmin(0))
+        best = total.min(0)
+    j, k = np.unravel_index((best + cost[:, :, -1]).argmin(), best.shape)
+    nodes = [int(k), int(j)]
+    for choice in reversed(choices):
+        nodes.append(int(choice[nodes[-1], nodes[-2]]))
+    return nodes[::-1]
+
+
+def self_calibrate(
+    gram: np.ndarray, nodes: Sequence[int], ts: Sequence[float], calls: int
+) -> list[int]:
+    """The next picture's calls, from the inner products of those that a forecast run has made.
+
+    gram and nodes: a ``Recorder``'s after the queue's first picture, best run by the early rule.
+    """
+    return calibrate(fill_gaps(gram, list(nodes), ts), ts, calls, prior=0.03)

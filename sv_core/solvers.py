@@ -1,0 +1,148 @@
+"""Base solvers: from one node of a grid to the next, on a velocity that is given.
+
+A solver is a function ``step(state, v, t, r) -> state`` on the linear path x = (1 - t) x0 + t eps
+(``sampling`` brings every other path there): v is the velocity at node t, r < t the next node, both
+plain floats, 0 < t. It never calls a network, so the velocity may as well be a forecast. States are
+immutable: keeping one is a snapshot, and stepping from it again is a rewind.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """Where a run is: the sample x and what the solver remembers of earlier nodes, newest first."""
+
+    x: Tensor
+    past: tuple[tuple[float, Tensor], ...] = ()
+
+
+SolverFn = Callable[[State, Tensor, float, float], State]
+
+
+def lagrange_weights(nodes: Sequence[float], t: float) -> list[float]:
+    """w_j with sum_j w_j f(nodes_j) = p(t), p the polynomial through all nodes."""
+    return [math.prod((t - b) / (a - b) for b in nodes if b != a) for a in nodes]
+
+
+def adams_weights(nodes: Sequence[float], t: float, r: float) -> list[float]:
+    """w_j with sum_j w_j f(nodes_j) = integral of p from t to r; at most four nodes."""
+    # Two Gauss points integrate a cubic exactly.
+    middle, half = (t + r) / 2, (r - t) / 2
+    left, right = (lagrange_weights(nodes, middle + s * half / math.sqrt(3)) for s in (-1, 1))
+    return [half * (a + b) for a, b in zip(left, right, strict=True)]
+
+
+def combine(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    """sum_j w_j tensors_j, a new tensor."""
+    total = weights[0] * tensors[0]
+    for w, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total.add_(tensor, alpha=w)
+    return total
+
+
+def euler(state: State, v: Tensor, t: float, r: float) -> State:
+    """x + (r - t) v."""
+    return State(state.x + (r - t) * v)
+
+
+def _adams(x: Tensor, known: Sequence[tuple[float, Tensor]], t: float, r: float) -> Tensor:
+    times, velocities = zip(*known, strict=True)
+    return x + combine(adams_weights(times, t, r), velocities)
+
+
+def adams_bashforth_2(state: State, v: Tensor, t: float, r: float) -> State:
+    """x + the integral of the line through the last two velocities; the first step is Euler's."""
+    known = ((t, v), *state.past)
+    return State(_adams(state.x, known, t, r), known[:1])
+
+
+def adams_moulton_3(state: State, v: Tensor, t: float, r: float) -> State:
+    """AB2 whose last step is done again, by AM3, once the velocity at its end is known.
+
+    Order 3 at one call a step: the corrector integrates the parabola through the new velocity and
+    the two before it (variable-step weights), then AB2 predicts. The state's x is predicted; the
+    correction is its difference, so the step's start need not be kept.
+    """
+    x = state.x
+    if state.past:
+        start = state.past[0][0]
+        times, velocities = zip((t, v), *state.past, strict=True)
+        predicted = [0.0, *adams_weights(times[1:], start, t)]
+        corrected = adams_weights(times, start, t)
+        x = x + combine([c - p for c, p in zip(corrected, predicted, strict=True)], velocities)
+    known = ((t, v), *state.past[:1])
+    return State(_adams(x, known, t, r), known)
+
+
+# The solvers below predict data and work in -log t, as ComfyUI's: a step with a constant x0_hat is
+# exact, x_r = (r/t) x + (1 - r/t) x0_hat.
+
+
+def _data_step(x: Tensor, known: Sequence[tuple[float, Tensor]], r: float) -> Tensor:
+    """Step to r with the x0_hat that the last two predict for the middle of the step."""
+    t, x0_hat = known[0]
+    target = x0_hat
+    if len(known) > 1 and r > 0:  # the step to 0 is infinitely long in log t
+        before, x0_before = known[1]
+        ratio = math.log(t / r) / (2 * math.log(before / t))
+        target = combine([1 + ratio, -ratio], [x0_hat, x0_before])
+    return (r / t) * x + (1 - r / t) * target
+
+
+def dpmpp_2m(state: State, v: Tensor, t: float, r: float) -> State:
+    """DPM-Solver++(2M). [Lu et al. 2022, algorithm 2]
+
+    x_r = (r/t) x + (1 - r/t) (D + (D - D_prev) h / (2 h_prev)), D = x0_hat, h in -log t. The first
+    step and the step to 0 have no second-order term.
+    """
+    known = ((t, state.x - t * v), *state.past)
+    return State(_data_step(state.x, known, r), known[:1])
+
+
+def _unic_weights(h: float, rho: float) -> tuple[float, float]:
+    """UniC-2 with B(h) = e^h - 1: weights of (D_prev - D) / rho and of D_next - D; rho < 0."""
+    b = math.expm1(-h)
+    first = (b / -h - 1) / b
+    second = 2 * ((b / -h - 1) / -h - 0.5) / b
+    # Solve [[1, 1], [rho, 1]] w = [first, second].
+    w = (first - second) / (1 - rho)
+    return w, first - w
+
+
+def _unic_correction(known: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """What the newest x0_hat adds to the step that led to it."""
+    (t, x0_hat), (start, x0_start), *older = known
+    size, h = 1 - t / start, math.log(start / t)
+    if not older:  # order 1
+        return combine([0.5 * size, -0.5 * size], [x0_hat, x0_start])
+    earlier, x0_earlier = older[0]
+    rho = -math.log(earlier / start) / h
+    w_past, w_new = _unic_weights(h, rho)
+    w_past = (w_past - 0.5) / rho  # the predictor's weight is 1/2
+    weights = [size * w_new, -size * (w_new + w_past), size * w_past]
+    return combine(weights, [x0_hat, x0_start, x0_earlier])
+
+
+def unipc(state: State, v: Tensor, t: float, r: float) -> State:
+    """UniPC, order 2, B(h) = e^h - 1 ("bh2"), data prediction. [Zhao et al. 2023]
+
+    The predictor is DPM-Solver++(2M); the corrector does the last step again with the new x0_hat.
+    The state's x is predicted and the correction is its difference, so the step's start need not be
+    kept. The first correction has order 1.
+    """
+    known = ((t, state.x - t * v), *state.past)
+    x = state.x + _unic_correction(known) if state.past else state.x
+    return State(_data_step(x, known[:2], r), known[:2])
+
+
+SOLVERS: dict[str, SolverFn] = {
+    "euler": euler,
+    "ab2": adams_bashforth_2,
+    "dpmpp_2m": dpmpp_2m,
+    "unipc": unipc,
+}
+"""The solvers that a forecast can drive, by name."""
