@@ -1,6 +1,7 @@
 """Which t we train on. Each draws n times in (0, 1) from ``generator``, on its device."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -27,4 +28,36 @@ def shifted(n: int, generator: Generator, shift: float = 3.0) -> Tensor:
     return schedules.shift(uniform(n, generator), shift)
 
 
-TIMESTEPS = {"uniform": uniform, "logit_normal": logit_normal, "shifted": shifted}
+def lognormal(n: int, generator: Generator, mean: float = -1.2, std: float = 1.2) -> Tensor:
+    """log(sigma / alpha) ~ N(mean, std^2) on the linear path: EDM's noise levels.
+
+    The logit-normal law by another name, with EDM's defaults. [Karras et al. 2022, table 1]
+    """
+    return logit_normal(n, generator, mean, std)
+
+
+TIMESTEPS = {
+    "uniform": uniform,
+    "logit_normal": logit_normal,
+    "shifted": shifted,
+    "lognormal": lognormal,
+}
+
+_MEANFLOW = partial(logit_normal, mean=-0.4)
+
+
+def time_pairs(
+    n: int,
+    generator: Generator,
+    draw: TimestepFn = _MEANFLOW,
+    equal: float = 0.75,
+) -> tuple[Tensor, Tensor]:
+    """(r, t), each (n,), r <= t: two draws sorted, and with probability ``equal`` r = t.
+
+    Where r = t the average velocity is the velocity, which anchors the rest. The default draw is
+    logit-normal with mean -0.4. [MeanFlow, arXiv 2505.13447]
+    """
+    a, b = draw(n, generator), draw(n, generator)
+    t, r = torch.maximum(a, b), torch.minimum(a, b)
+    same = torch.rand(n, generator=generator, device=generator.device) < equal
+    return torch.where(same, t, r), t

@@ -21,7 +21,12 @@ def shifted_cdf(t, shift=3.0):
     return t / (shift - (shift - 1) * t)  # the inverse of the shift
 
 
-CDF = {"uniform": lambda t: t, "logit_normal": logit_normal_cdf, "shifted": shifted_cdf}
+CDF = {
+    "uniform": lambda t: t,
+    "logit_normal": logit_normal_cdf,
+    "shifted": shifted_cdf,
+    "lognormal": partial(logit_normal_cdf, mean=-1.2, std=1.2),
+}
 CASES = [(TIMESTEPS[name], CDF[name]) for name in TIMESTEPS] + [
     (partial(logit_normal, mean=-0.4, std=1.5), partial(logit_normal_cdf, mean=-0.4, std=1.5)),
     (partial(shifted, shift=0.5), partial(shifted_cdf, shift=0.5)),
