@@ -60,6 +60,18 @@ class Interpolant:
         a, s, da, ds = self.coefficients(t, x_t)
         return (a * v - da * x_t) / (a * ds - s * da)
 
+    def combine(self, x_t: Tensor, v: Tensor, t: Tensor, of_x0: Tensor, of_eps: Tensor) -> Tensor:
+        """of_x0 x0^ + of_eps eps^, the two estimates as above, without making either.
+
+        One combination of x_t and v: two tensors of their size at most. The factors are
+        broadcastable. Linear, with 1 - r and r: x_t + (r - t) v.
+        """
+        a, s, da, ds = self.coefficients(t, x_t)
+        determinant = a * ds - s * da
+        of_x = (of_x0 * ds - of_eps * da) / determinant
+        of_v = (of_eps * a - of_x0 * s) / determinant
+        return torch.addcmul(of_x * x_t, of_v, v)
+
     def v_from_x0(self, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """Velocity at x_t of the path that starts at x0. Needs t > 0. Linear: (x_t - x0) / t."""
         a, s, da, ds = self.coefficients(t, x_t)

@@ -42,13 +42,10 @@ def stable_step(
     On the linear path with noise = 0 this is an Euler step: what saves calls there is the grid.
     Times are 0-d or (b,); x_t and v share any shape.
     """
-    x0_hat = interpolant.x0_from_v(x_t, v, t)
-    eps_hat = interpolant.eps_from_v(x_t, v, t)
     a, s, *_ = interpolant.coefficients(r, x_t)
-    if not noise:
-        return a * x0_hat + s * eps_hat
     beta = noise * s
-    return a * x0_hat + (s**2 - beta**2).sqrt() * eps_hat + beta * noise_fn(x_t)
+    x_r = interpolant.combine(x_t, v, t, a, (s**2 - beta**2).sqrt())
+    return x_r.addcmul_(beta, noise_fn(x_t)) if noise else x_r
 
 
 def _sample(velocity: VelocityFn, x: Tensor, ts: Tensor, step: StepFn, callback: Callback | None):

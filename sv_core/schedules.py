@@ -41,8 +41,8 @@ def qwen_mu(tokens: int) -> float:
 def qwen_grid(steps: int, mu: float = qwen_mu(4096), terminal: float = 0.02) -> Tensor:
     """Qwen-Image's own grid, which the paper uses: ``shift`` by exp(mu), then a stretch, then 0.
 
-    The stretch 1 - (1 - t)(1 - terminal)/(1 - t_last) brings the last node before 0 to ``terminal``.
-    ``steps`` + 1 float64 nodes; a single step has nothing to stretch.
+    The stretch 1 - (1 - t)(1 - terminal)/(1 - t_last) brings the last node above 0 to ``terminal``;
+    a single step has nothing to stretch. ``steps`` + 1 float64 nodes.
     """
     ts = shift(uniform_grid(steps), math.exp(mu))
     if steps > 1:

@@ -113,3 +113,12 @@ def test_match_dims_broadcasts_over_all_but_the_batch(generator):
     x, t = draw(generator, 3, 2, 5), draw(generator, 3)
     close(match_dims(t, x) * x, torch.einsum("b,bij->bij", t, x), 0)
     assert match_dims(t[0], x).ndim == 0
+
+
+@pytest.mark.parametrize("path", INTERPOLANTS.values(), ids=INTERPOLANTS)
+def test_combine_is_what_the_two_estimates_give(path, generator):
+    x_t, v = torch.randn(2, 5, 3, 4, generator=generator, dtype=torch.float64)
+    t = torch.rand(5, generator=generator, dtype=torch.float64)
+    of_x0, of_eps = torch.randn(2, 5, 1, 1, generator=generator, dtype=torch.float64)
+    expected = of_x0 * path.x0_from_v(x_t, v, t) + of_eps * path.eps_from_v(x_t, v, t)
+    assert torch.allclose(path.combine(x_t, v, t, of_x0, of_eps), expected, rtol=0, atol=1e-12)

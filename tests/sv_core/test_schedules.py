@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 
-from sv_core.schedules import RULES, low_count, regime_split, shift, split_index, uniform_grid
+from sv_core.schedules import (
+    RULES,
+    low_count,
+    qwen_grid,
+    qwen_mu,
+    regime_split,
+    shift,
+    split_index,
+    split_to_length,
+    uniform_grid,
+    with_node,
+)
 
 rules = pytest.mark.parametrize("rule", RULES)
 
@@ -137,3 +148,95 @@ def test_official_grids(golden):
         assert_grid(ours)
         assert len(ours) - 1 == entry["calls"]
         torch.testing.assert_close(ours, torch.from_numpy(expected), rtol=0, atol=1e-6)
+
+
+def test_qwen_grid_is_the_official_pipelines(golden):
+    entries = [e for e in golden.index["schedules"] if e["family"] == "qwen"]
+    assert {e["native_steps"] for e in entries} == {20, 30, 50}
+    for entry in entries:
+        official = torch.from_numpy(golden.arrays[entry["key"] + "_native"]).double()
+        assert entry["base"]["mu"] == pytest.approx(qwen_mu(4096), abs=1e-15)
+        for ours in (
+            qwen_grid(entry["native_steps"]),
+            qwen_grid(entry["native_steps"], entry["base"]["mu"], entry["base"]["shift_terminal"]),
+        ):
+            torch.testing.assert_close(ours, official, rtol=0, atol=1e-6)
+
+
+def test_qwen_mu_is_the_line_through_the_pipelines_two_points():
+    assert qwen_mu(256) == 0.5 and qwen_mu(8192) == pytest.approx(0.9, abs=1e-15)
+    assert qwen_mu(6889) - qwen_mu(4096) == pytest.approx((6889 - 4096) * 0.4 / 7936, abs=1e-15)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 30])
+@pytest.mark.parametrize("terminal", [0.02, 0.2])
+def test_qwen_grid_obeys_the_laws_and_keeps_its_terminal(steps, terminal):
+    ts = qwen_grid(steps, 0.9, terminal)
+    assert_grid(ts)
+    assert ts[0] == 1 and len(ts) == steps + 1
+    if steps > 1:
+        assert float(ts[-2]) == pytest.approx(terminal, abs=1e-15)
+        # The stretch is affine: ratios of distances from noise are those of the shifted grid.
+        plain = 1 - shift(uniform_grid(steps), math.exp(0.9))[1:-1]
+        torch.testing.assert_close((1 - ts[1:-1]) / (1 - ts[1]), plain / plain[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factor", [1.0, 5.0, 12.0])
+@pytest.mark.parametrize("t", [0.001, 0.3, 0.875, 0.9, 0.999])
+def test_with_node_moves_the_nearest_inner_node_and_nothing_else(t, factor, dtype):
+    for steps in (2, 3, 8, 30):
+        ts = shift(uniform_grid(steps), factor).to(dtype)
+        moved = with_node(ts, t)
+        assert_grid(moved)
+        changed = (moved != ts).nonzero().flatten().tolist()
+        nearest = min(range(1, steps), key=lambda i: abs(float(ts[i]) - t))
+        assert changed in ([], [nearest])
+        assert moved[nearest] == torch.tensor(t, dtype=dtype)
+
+
+def test_with_node_at_the_edges():
+    ts = torch.tensor([0.8, 0.4, 0.0])
+    for outside in (0.0, 0.8, 0.875, 1.0):
+        assert torch.equal(with_node(ts, outside), ts)
+    torch.testing.assert_close(
+        with_node(torch.tensor([1.0, 0.0]), 0.9), torch.tensor([1.0, 0.9, 0.0])
+    )
+
+
+@rules
+@pytest.mark.parametrize("factor", [0.3, 1.0, 3.0, 5.0, 8.0, 12.0, 40.0])
+@pytest.mark.parametrize("split", [0.5, 0.85, 0.99])
+def test_split_to_length_has_exactly_that_many_calls(factor, split, rule):
+    def native(steps):
+        return shift(uniform_grid(steps), factor)
+
+    for calls in range(1, 61):
+        ts = split_to_length(native, calls, split, rule)
+        assert len(ts) == calls + 1 and ts[0] == 1
+        assert_grid(ts)
+        assert any(
+            torch.isin(ts, whole).all() and torch.equal(ts[ts >= split], whole[whole >= split])
+            for whole in map(native, range(calls, round(1.5 * calls) + 1))
+        )
+
+
+def test_split_to_length_is_the_papers_grid_at_20_calls():
+    for factor, steps in ((3.0, 30), (math.exp(1.15), 30), (5.0, 25), (8.0, 22)):
+        ts = split_to_length(lambda n, s=factor: shift(uniform_grid(n), s), 20, 0.85)
+        whole = shift(uniform_grid(steps), factor)
+        expected = regime_split(whole, 0.85, 20 - split_index(whole, 0.85))
+        torch.testing.assert_close(ts, expected, rtol=0, atol=1e-12)
+    # At shift 12 seven of ten steps lie above the split: no longer grid leaves enough below.
+    ts = split_to_length(lambda n: shift(uniform_grid(n), 12.0), 20, 0.85)
+    assert torch.equal(ts, shift(uniform_grid(20), 12.0))
+
+
+def test_split_to_length_passes_over_grids_that_repeat_values():
+    def table(steps):  # as a host does it: nearest entry of a table of 40
+        return uniform_grid(40)[(torch.arange(steps + 1) * 40 / steps).long()]
+
+    for calls in (20, 30, 40):
+        ts = split_to_length(table, calls, 0.85)
+        assert_grid(ts)
+        assert len(ts) == calls + 1
