@@ -47,10 +47,17 @@ class Objective:
     weight: Callable[[Tensor], Tensor] = constant
     threshold: float = 0.5
 
-    def path(self, x0: Tensor, generator: Generator) -> Path:
-        """Draw t, then eps, and go there. x0 in float32: t takes its dtype."""
-        t = self.timesteps(len(x0), generator).to(x0)
-        eps = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
+    def path(
+        self, x0: Tensor, generator: Generator, rows: slice = slice(None), n: int | None = None
+    ) -> Path:
+        """Draw t, then eps, and go there. x0 in float32: t takes its dtype.
+
+        When x0 are but the ``rows`` of a batch of ``n``, they get what they get in that batch.
+        """
+        n = len(x0) if n is None else n
+        t = self.timesteps(n, generator)[rows].to(x0)
+        eps = torch.randn((n, *x0.shape[1:]), generator=generator, device=generator.device)
+        eps = eps[rows].to(x0)
         return Path(x0, eps, self.interpolant.x_t(x0, eps, t), t)
 
     def target(self, path: Path, refs: References = ()) -> Tensor:

@@ -1,6 +1,7 @@
 """Reading a latent cache: items by index, batches of one bucket, what the latents are."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -67,13 +68,22 @@ class LatentCache:
                 f"{self.path} has no features of {name} (has: {', '.join(have) or 'none'}): add "
                 f"them with training.prepare and --set encoder=FILE"
             )
-        if patch_size not in (None, have[name].patch_size):
-            raise ValueError(
-                f"the features in {self.path} lie on the tokens of patches of "
-                f"{have[name].patch_size}, the network has patches of {patch_size}: prepare a "
-                f"cache with --set patch_size={patch_size}"
-            )
+        if patch_size is not None:
+            self._require_patch(have[name], patch_size)
         return have[name]
+
+    def _require_patch(self, spec: FeatureSpec, patch_size: int) -> None:
+        if spec.patch_size != patch_size:
+            raise ValueError(
+                f"the features in {self.path} lie on the tokens of patches of {spec.patch_size}, "
+                f"the network has patches of {patch_size}: prepare a cache with "
+                f"--set patch_size={patch_size}"
+            )
+
+    def require_patch(self, patch_size: int) -> None:
+        """Raises ValueError, in one sentence, when a network's tokens are not the features'."""
+        for spec in self.features.values():
+            self._require_patch(spec, patch_size)
 
     def _open(self, kind: str, parts: list[list[int]], wanted: str) -> list[Shard]:
         shards = []
@@ -131,10 +141,36 @@ class LatentCache:
         return self.index.conditions
 
     @property
+    def num_classes(self) -> int:
+        return len(self.conditions)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of every latent. Raises ValueError when they are of several shapes."""
+        if len(self.groups) > 1:
+            raise ValueError(
+                f"the latents in {self.path} are of {len(self.groups)} shapes, this network takes "
+                f"one: prepare a cache with --set buckets=square"
+            )
+        ((height, width),) = self.groups
+        down = self.latent.downscale
+        return self.latent.channels, height // down, width // down
+
+    @property
+    def feature_dims(self) -> tuple[int, ...]:
+        """The channels of the features, in the order asked for."""
+        return tuple(spec.dim for spec in self.features.values())
+
+    @property
     def identity(self) -> dict[str, str]:
-        """What a run that is resumed must find again: the VAE's and the encoders' fingerprints."""
+        """What a run that is resumed must find again: networks by fingerprint, and the pictures."""
+        index = self.index
+        pictures = json.dumps([index.paths, index.condition, index.views, self.held_out.tolist()])
         encoders = {name: spec.fingerprint for name, spec in self.features.items()}
-        return {"vae": self.index.settings["vae"]} | encoders
+        return {
+            "vae": index.settings["vae"],
+            "pictures": hashlib.blake2b(pictures.encode(), digest_size=8).hexdigest(),
+        } | encoders
 
     def __len__(self) -> int:
         return len(self._row)

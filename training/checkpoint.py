@@ -115,9 +115,16 @@ def git_hash() -> str | None:
     return None
 
 
-def weights_path(out: Path, step: int) -> Path:
-    """Where the averaged weights of a step are."""
-    return out / f"weights-{step:06d}.safetensors"
+def weights_path(out: Path, step: int, decay: float | None = None) -> Path:
+    """Where the averaged weights of a step are; those of a further average by its ``decay``."""
+    suffix = "" if decay is None else f"-ema{decay:g}"
+    return out / f"weights-{step:06d}{suffix}.safetensors"
+
+
+def bank_path(out: Path, step: int | str, process: int) -> Path:
+    """Where the memory bank of another process than the first is."""
+    step = f"{step:06d}" if isinstance(step, int) else step
+    return out / f"bank-{step}-{process:03d}.pt"
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -155,6 +162,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def save_state(out: Path, state: Mapping[str, Any]) -> None:
     """Everything that resuming needs, in one file. Raises OSError, in one sentence."""
     write_atomically(out / STATE, lambda file: torch.save(dict(state), file))
+
+
+def save_bank(path: Path, bank: Mapping[str, Tensor]) -> None:
+    """One process's memory bank. Raises OSError, in one sentence."""
+    write_atomically(path, lambda file: torch.save(dict(bank), file))
 
 
 def read_state(out: Path) -> dict[str, Any]:

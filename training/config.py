@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from sv_core.alignment import PROJECTORS
 from sv_core.timesteps import TIMESTEPS
+from sv_core.weighting import WEIGHTS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,45 +42,98 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt. ``label_dropout`` is what makes guidance possible later."""
+    """What is learnt: a ``cache`` that training.prepare made, else the data of that ``name``.
+
+    ``held_out`` is the share of a cache without val folders that is kept for validation;
+    ``batch_size`` is that of a step, over all processes; ``label_dropout`` is what makes guidance
+    possible later.
+    """
 
     name: str = knob("digits", choices=["digits"])
+    cache: str | None = None
+    held_out: float = knob(0.05, low=0)
     batch_size: int = knob(64, low=1)
     label_dropout: float = knob(0.1, low=0)
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Flow matching (``cfm``) or StableVM, which averages the target over ``bank`` references."""
+    """Flow matching (``cfm``) or StableVM, which averages the target over ``bank`` references.
+
+    Rounded to 16 bits (``bank_dtype``) a reference moves by 1/2000 of itself, far less than the
+    noise at t >= ``threshold``, and takes half the memory.
+    """
 
     kind: str = knob("stablevm", choices=["cfm", "stablevm"])
     timesteps: str = knob("uniform", choices=TIMESTEPS)
     timestep_params: dict[str, float] = field(default_factory=dict)
     threshold: float = knob(0.5, low=0)
     bank: int = knob(256, low=1)
+    bank_dtype: str = knob("float32", choices=["float32", "float16"])
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """Alignment with the ``encoders``' features in the cache; none of them: no alignment.
+
+    VA-REPA by default; ``weighting`` constant is REPA. ``weight`` is lambda, ``split`` and ``k``
+    are the gate's, ``block`` counts from 1, ``hidden`` is the mlp's width, and ``gamma`` is iREPA's
+    spatial normalisation of the features (0.6 there; unset: none).
+    """
+
+    encoders: tuple[str, ...] = ()
+    weighting: str = knob("sigmoid", choices=WEIGHTS)
+    split: float = knob(0.7, low=0)
+    k: float = knob(20.0, low=0)
+    weight: float = knob(0.5, low=0)
+    block: int = knob(8, low=1)
+    projector: str = knob("mlp", choices=PROJECTORS)
+    hidden: int = knob(2048, low=1)
+    gamma: float | None = knob(None, low=0)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, its learning rate over ``steps``, gradient clipping and the running average."""
+    """The optimiser, its learning rate over ``steps``, clipping and the running averages.
 
+    ``accumulate`` computes a step's batch in so many parts. Of several ``ema`` decays the first is
+    what is validated, previewed and called the weights. Schedule-free brings its own average in
+    place of these.
+    """
+
+    optimizer: str = knob("adamw", choices=["adamw", "adamw_8bit", "schedule_free"])
     steps: int = knob(1000, low=1)
+    accumulate: int = knob(1, low=1)
     lr: float = knob(1e-4, low=0)
     schedule: str = knob("constant", choices=["constant", "cosine"])
     warmup: int = knob(0, low=0)
     weight_decay: float = knob(0.0, low=0)
     clip: float = knob(1.0, low=0)
-    ema: float = knob(0.9999, low=0)
+    ema: tuple[float, ...] = knob((0.9999,), low=0)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how it runs, and how often it reports. 0 for an interval means: at the end only."""
+    """Where and how it runs, and how often it reports. 0 for an interval means: at the end only.
+
+    ``shard`` spreads weights and optimiser over the processes (FSDP) instead of copying them (DDP);
+    ``recompute`` trades a third more time for the activations' memory (gradient checkpointing);
+    after ``timeout`` seconds without a sign of another process the run ends; a ``vae`` turns
+    previews of latents into pictures. ``report_every`` is the interval of what StableVM did, which
+    costs as much as its targets once more.
+    """
 
     out: str = "runs/latest"
     seed: int = 0
     device: str = knob("auto", choices=["auto", "cpu", "cuda"])
-    precision: str = knob("fp32", choices=["fp32", "bf16"])
+    precision: str = knob("fp32", choices=["fp32", "bf16", "fp16"])
+    compile: bool = False
+    recompute: bool = False
+    shard: bool = False
+    timeout: float = knob(600.0, low=1)
+    vae: str | None = None
+    trackers: tuple[str, ...] = knob((), choices=["tensorboard", "wandb"])
+    report_every: int = knob(10, low=0)
     validate_every: int = knob(0, low=0)
     preview_every: int = knob(0, low=0)
     save_every: int = knob(0, low=0)
@@ -91,6 +146,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    align: AlignConfig = AlignConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
 
@@ -101,6 +157,11 @@ def _have(names: Iterable[str]) -> str:
 
 def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
     """``value`` checked against a field's type, choices and bound."""
+    if typing.get_origin(kind) is tuple:
+        of = typing.get_args(kind)[0]
+        # One value may stand for a list of one.
+        parts = value if isinstance(value, list) else [value]
+        return tuple(_value(key, part, of, knob) for part in parts)
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
     if typing.get_origin(kind) is dict:
@@ -182,24 +243,39 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 def _check(config: Config) -> None:
     """What concerns more than one field, or a bound above."""
-    objective, optim = config.objective, config.optim
-    if objective.kind == "stablevm" and objective.bank < config.data.batch_size:
-        raise ValueError(
-            f"objective.bank is {objective.bank}, less than data.batch_size = "
-            f"{config.data.batch_size}: every sample must stay among its own references, so make "
-            f"the bank at least as large"
-        )
-    for key, value, below in (
+    objective, optim, align = config.objective, config.optim, config.align
+    for key, value, inside in (
         ("data.label_dropout", config.data.label_dropout, config.data.label_dropout <= 1),
+        ("data.held_out", config.data.held_out, config.data.held_out < 1),
         ("objective.threshold", objective.threshold, objective.threshold <= 1),
-        ("optim.ema", optim.ema, optim.ema < 1),
+        ("align.split", align.split, 0 < align.split < 1),
+        *(("optim.ema", decay, decay < 1) for decay in optim.ema),
     ):
-        if not below:
+        if not inside:
             raise ValueError(f"{key} must be a share between 0 and 1, got {value:g}")
+    for key, values in (("optim.ema", optim.ema), ("align.encoders", align.encoders)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{key} names {_twice(values)} twice")
+    if not optim.ema:
+        raise ValueError("optim.ema must hold one decay at least, such as 0.9999")
     if not 0 < optim.lr < float("inf"):
         raise ValueError(f"optim.lr must be a positive number, got {optim.lr:g}")
     if optim.clip == 0:
         raise ValueError("optim.clip = 0 would erase every gradient: use 1.0, or inf for none")
+    if optim.optimizer == "schedule_free" and optim.schedule != "constant":
+        raise ValueError(
+            f"optim.schedule = {optim.schedule} makes no sense with optim.optimizer = "
+            f"schedule_free: use constant"
+        )
+    if align.encoders and not config.data.cache:
+        raise ValueError(
+            f"align.encoders = {', '.join(align.encoders)} needs features, which only a cache "
+            f"has: set data.cache to one that training.prepare made with an encoder"
+        )
+
+
+def _twice(values: tuple) -> Any:
+    return next(v for v in values if values.count(v) > 1)
 
 
 def dump(config: Config) -> str:
@@ -219,5 +295,9 @@ def dump(config: Config) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     # A JSON string is a TOML basic string; floats repr as TOML writes them, inf included.
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

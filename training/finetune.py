@@ -1,9 +1,11 @@
 """Train a network: python -m training.finetune CONFIG [--set k=v]... [--resume] [--dry-run]
 
-Everything else is a key of the configuration file; see training/configs.
+Everything else is a key of the configuration file; see training/configs. With several processes:
+torchrun --nproc_per_node N -m training.finetune CONFIG ...
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import torch
 
 from . import data
 from .config import Config, load
-from .loop import make_accelerator, train
-from .objective import build_objective, references
+from .learner import Learner
+from .loop import train
+from .objective import build_objective
+from .parallel import Processes
 from .state import TrainState
 
 
@@ -39,31 +43,37 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def dry_run(config: Config) -> None:
     """Build everything, compute one batch's loss and gradient, say what it takes."""
-    device = make_accelerator(config).device
-    dataset = data.load(config.data)
-    objective = build_objective(config.objective)
-    state = TrainState(config, dataset, device)
-    x0, labels, cond = data.batch(dataset, config.data, config.run.seed, 1)
-    batch = data.Batch(x0.to(device), labels, cond)
-    refs = references(state.bank, batch, dataset.null)
-    losses = objective(
-        lambda x_t, t: state.backbone.velocity(x_t, t, cond.to(device)),
-        batch.x0,
-        data.generator(config.run.seed, 1, "path"),
-        refs,
-    )
-    losses.loss.mean().backward()
+    processes = Processes(config.run)
+    device = processes.device
+    dataset = data.load(config.data, config.align.encoders)
+    state = TrainState(config, dataset, processes)
+    learner = Learner(config, state, build_objective(config.objective))
+    batch = data.batch(dataset, config.data, config.run.seed, 1, learner.rows)
+    losses, aligned, _ = learner.compute(batch, 1, report=False)
     size = sum(p.numel() for p in state.model.parameters())
-    # Weights, their average, gradients and AdamW's two moments.
-    held = 5 * size * 4 + (state.bank.items.numel() * 4 if state.bank else 0)
+    projectors = sum(p.numel() for p in state.parameters) - size
+    # Weights, gradients and two moments of what is trained, and the averages.
+    numbers = 4 * (size + projectors) + len(state.averages) * size
+    if processes.sharded:
+        numbers //= processes.count
+    held = 4 * (numbers + (state.bank.items.numel() if state.bank else 0))
+    if not processes.is_main:
+        return
     counts = f"{len(dataset.train)} to learn from, {len(dataset.held_out)} held out"
-    print(f"data        {config.data.name}: {counts}, {dataset.num_classes} classes")
-    print(f"batch       {' x '.join(map(str, x0.shape))} ({dataset.latent.kind})")
+    print(f"data        {config.data.cache or config.data.name}: {counts}, "
+          f"{dataset.num_classes} classes")  # fmt: skip
+    print(f"batch       {config.data.batch_size} x {' x '.join(map(str, dataset.shape))} "
+          f"({dataset.latent.kind}) over {processes.count} processes")  # fmt: skip
     print(f"network     {size / 1e6:.2f} million parameters on {device}")
+    if projectors:
+        print(f"projectors  {projectors / 1e6:.2f} million parameters, dropped after training")
     print(f"memory      {held / 2**20:.0f} MiB held, activations not counted")
     if device.type == "cuda":
         print(f"peak        {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB on the GPU")
-    print(f"loss        {losses.loss.mean():.4f} ({config.objective.kind})")
+    align = f", alignment {aligned:.4f}" if projectors else ""
+    print(f"loss        {losses.mean():.4f} ({config.objective.kind}){align}")
+    for note in dataset.notes():
+        print(f"note        {note}")
     print("nothing was written; leave out --dry-run to train")
 
 
@@ -75,18 +85,25 @@ def main(arguments: list[str] | None = None) -> int:
             dry_run(config)
             return 0
         outcome = train(config, options.resume)
-    except (ValueError, OSError, FloatingPointError) as e:
+    except (ValueError, FloatingPointError) as e:
+        # All processes of a machine come to these alike: one of them says it.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {e}", file=sys.stderr)
+        return 2
+    except OSError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError:
-        print("error: the GPU's memory is full: lower data.batch_size", file=sys.stderr)
+        print(
+            "error: the GPU's memory is full: lower data.batch_size, or set run.recompute",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped at once; what was saved is intact, --resume goes on", file=sys.stderr)
         return 130
-    if not outcome.step:
-        print("stopped before the first step")
-        return 130
+    if os.environ.get("RANK", "0") != "0":
+        return 0 if outcome.finished else 130
     if not outcome.finished:
         print(f"stopped at step {outcome.step} and saved; go on with the same command and --resume")
         return 130

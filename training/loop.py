@@ -1,28 +1,34 @@
-"""The training loop. accelerate lives here only."""
+"""The training loop: batch, target, loss, step, report, save."""
 
+import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from sv_core.objective import Losses
-
-from . import checkpoint, data
+from . import checkpoint, data, trackers
+from .charts import write_bins
 from .config import Config
-from .objective import build_objective, mean_effective_size, references
+from .learner import Learner
+from .objective import build_objective
 from .optim import lr_at
-from .preview import preview
+from .parallel import Processes
+from .preview import Preview
+from .reading import ahead
 from .state import TrainState, open_run, save
 from .validate import validate
+
+MOST_SKIPPED = 50
+"""So many fp16 steps in a row may overflow before the run is given up."""
 
 
 class Outcome(NamedTuple):
@@ -33,84 +39,169 @@ class Outcome(NamedTuple):
     weights: Path
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """Device and precision. Raises ValueError when the device is not there."""
-    device = config.run.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device is cuda, but torch sees no such GPU: use auto or cpu")
-    precision = {"fp32": "no", "bf16": "bf16"}[config.run.precision]
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
-
-
 def train(config: Config, resume: bool = False) -> Outcome:
     """Run the configuration to its last step, or to Ctrl-C, and leave everything in run.out.
 
     Raises ValueError, OSError or FloatingPointError, each in one sentence.
     """
-    out, seed, steps = Path(config.run.out), config.run.seed, config.optim.steps
-    accelerator = make_accelerator(config)
-    device = accelerator.device
-    dataset = data.load(config.data)
-    objective = build_objective(config.objective)
-    state = TrainState(config, dataset, device)
-    open_run(config, state, resume)
-    model, optimizer = accelerator.prepare(state.model, state.optimizer)
-    backbone = state.backbone.on(model)
-    saved_step = state.step
-    bar = tqdm(
-        total=steps,
-        initial=saved_step,
-        unit="step",
-        desc="train",
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 10,  # a log needs no ten lines a second
-    )
-    metrics = checkpoint.Metrics(out, state.step)
-    with closing(metrics), bar, _interruptible() as interrupted:
-        while state.step < steps and not interrupted.is_set():
-            began, step = time.perf_counter(), state.step + 1
-            x0, labels, cond = data.batch(dataset, config.data, seed, step)
-            batch = data.Batch(x0.to(device), labels, cond)
-            on_device = cond.to(device)
+    processes = Processes(config.run)
+    with processes.together():
+        outcome = _Run(config, processes, resume).go()
+    if processes.count > 1:
+        processes.leave()
+    return outcome
 
-            def velocity(x_t: Tensor, t: Tensor, cond: Tensor = on_device) -> Tensor:
-                return backbone.velocity(x_t, t, cond)
 
-            refs = references(state.bank, batch, dataset.null)
-            path = objective.path(batch.x0, data.generator(seed, step, "path"))
-            losses = objective.losses(velocity, path, objective.target(path, refs))
-            loss = losses.loss.mean()
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.clip)
-            _require_finite(losses, norm, step, out)
-            for group in optimizer.param_groups:
-                group["lr"] = lr_at(step, config.optim)
-            optimizer.step()
-            optimizer.zero_grad()
-            state.ema.update(state.model, step)
-            state.step = step
+class _Run:
+    """A run from its opening to its end."""
 
-            record: dict[str, Any] = {"step": step, "loss": loss.item(), "grad_norm": norm.item()}
-            record |= {"lr": lr_at(step, config.optim)}
-            record["samples_per_s"] = round(len(cond) / (time.perf_counter() - began), 1)
-            if state.bank is not None:
-                record["effective_size"] = mean_effective_size(objective, path, refs)
-            if _due(step, config.run.validate_every, steps):
-                record["val_loss"] = validate(state.averaged, dataset).mean().item()
-            metrics.add(record)
-            bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
-            bar.update()
-            if _due(step, config.run.preview_every, steps):
-                picture = out / "previews" / f"{step:06d}.png"
-                preview(state.averaged, dataset.num_classes, x0.shape[-1], picture)
-            if _due(step, config.run.save_every, steps):
-                metrics.sync()
-                save(config, state)
-                saved_step = step
-        if state.step != saved_step:  # asked to stop
-            metrics.sync()
-            save(config, state)
-    return Outcome(state.step, state.step == steps, checkpoint.weights_path(out, state.step))
+    def __init__(self, config: Config, processes: Processes, resume: bool):
+        self.config, self.processes = config, processes
+        self.out = Path(config.run.out)
+        for name in config.run.trackers:
+            trackers.library(name)  # a missing one is said before the work, not after
+        self.dataset = data.load(config.data, config.align.encoders)
+        self.preview = Preview(self.dataset, Path(config.run.vae) if config.run.vae else None)
+        self.state = TrainState(config, self.dataset, processes)
+        self.learner = Learner(config, self.state, build_objective(config.objective))
+        open_run(config, self.state, resume)
+        self.skipped = 0
+
+    def go(self) -> Outcome:
+        """Every step to the last, or to Ctrl-C."""
+        config, state, out = self.config, self.state, self.out
+        steps, main = config.optim.steps, self.processes.is_main
+        bar = tqdm(
+            total=steps,
+            initial=state.step,
+            unit="step",
+            desc="train",
+            dynamic_ncols=True,
+            disable=not main,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log needs no ten lines a second
+        )
+        with ExitStack() as stack:
+            stack.enter_context(bar)
+            metrics = stack.enter_context(closing(checkpoint.Metrics(out, state.step))) if main \
+                else None  # fmt: skip
+            watchers = trackers.open_trackers(config, state.step) if main else []
+            for watcher in watchers:
+                stack.enter_context(closing(watcher))
+            if main:
+                for note in self.dataset.notes():
+                    tqdm.write(f"note: {note}", file=sys.stderr)
+            interrupted = stack.enter_context(_interruptible())
+            for step, batch in self._batches(stack):
+                record, stop = self._step(step, batch, interrupted.is_set())
+                if self.processes.count == 1:  # several agree a step later
+                    stop = interrupted.is_set()
+                if metrics is not None:
+                    metrics.add(record)
+                    for watcher in watchers:
+                        watcher.add(record)
+                    bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
+                    bar.update()
+                self._show(step)
+                if _due(step, config.run.save_every, steps) or stop:
+                    if metrics is not None:
+                        metrics.sync()
+                    save(config, state)
+                if stop:
+                    break
+            if main and state.step:
+                write_bins(out)
+        path = checkpoint.weights_path(out, state.step)
+        return Outcome(state.step, state.step == steps, path)
+
+    def _batches(self, stack: ExitStack) -> Iterator[tuple[int, data.Batch]]:
+        """The steps that are left with their batches, read while the step before is computed."""
+        config, rows = self.config, self.learner.rows
+        pool = ThreadPoolExecutor(1)
+        stack.callback(pool.shutdown, cancel_futures=True)
+
+        def read(step: int) -> tuple[int, data.Batch]:
+            return step, data.batch(self.dataset, config.data, config.run.seed, step, rows)
+
+        left = range(self.state.step + 1, config.optim.steps + 1)
+        return ahead(pool, read, left, 1)
+
+    def _step(self, step: int, batch: data.Batch, asked: bool) -> tuple[dict[str, Any], bool]:
+        """One optimiser step; its record, and whether any process was asked to stop."""
+        config, state, processes = self.config, self.state, self.processes
+        began = time.perf_counter()
+        report = _due(step, config.run.report_every, config.optim.steps)
+        losses, aligned, said = self.learner.compute(batch, step, report)
+        # One message tells all processes all that they must agree on.
+        n, rows = config.data.batch_size, self.learner.rows
+        shared = torch.zeros(n + 2, device=processes.device)
+        shared[rows], shared[n], shared[n + 1] = losses, aligned, float(asked)
+        losses, (aligned, stop) = processes.sum(shared).cpu().split([n, 2])
+        norm, skipped = torch.tensor(math.nan), False
+        if torch.isfinite(losses).all() and torch.isfinite(aligned):
+            norm, skipped = self.learner.update(step)
+        self.skipped = self.skipped + 1 if skipped else 0
+        self._require_finite(losses, aligned, norm, step)
+        if not skipped:
+            for average in state.averages:
+                average.update(state.model, step)
+        state.step = step
+        record: dict[str, Any] = {"step": step, "loss": losses.mean().item()}
+        if state.alignment:
+            record["align"] = aligned.item()
+        record |= {"grad_norm": None if skipped else norm.item(), "lr": lr_at(step, config.optim)}
+        record |= said
+        record["samples_per_s"] = round(n / (time.perf_counter() - began), 1)
+        if _due(step, config.run.validate_every, config.optim.steps):
+            record |= self._validate()
+        return record, bool(stop)
+
+    def _validate(self) -> dict[str, Any]:
+        """The averaged network's loss on what is held out, in all and per eighth of t."""
+        if not len(self.dataset.held_out):
+            return {}
+        processes = self.processes
+        # Where weights are spread, a forward pass takes all processes, so all make the same ones.
+        one = processes.sharded
+        part = slice(None) if one else slice(processes.index, None, processes.count)
+        sums, count = validate(self.state.averaged, self.dataset, part)
+        shared = torch.cat([sums, torch.tensor([float(count)])]).float().to(processes.device)
+        *sums, count = (shared if one else processes.sum(shared)).tolist()
+        losses = [s / count for s in sums]
+        return {"val_loss": sum(losses) / len(losses), "val_loss_bins": losses}
+
+    def _show(self, step: int) -> None:
+        """Previews and the chart, when they are due."""
+        main = self.processes.is_main
+        if not _due(step, self.config.run.preview_every, self.config.optim.steps):
+            return
+        if main or self.processes.sharded:
+            picture = self.out / "previews" / f"{step:06d}.png"
+            self.preview.write(self.state.averaged, picture if main else None)
+        if main and step < self.config.optim.steps:
+            write_bins(self.out)
+
+    def _require_finite(self, losses: Tensor, aligned: Tensor, norm: Tensor, step: int) -> None:
+        """Stop before a number that is none reaches the averages or a file."""
+        if self.skipped:
+            if self.skipped < MOST_SKIPPED:
+                return
+        elif torch.isfinite(losses).all() and torch.isfinite(aligned) and torch.isfinite(norm):
+            return
+        config = self.config
+        drawn = data.generator(config.run.seed, step, "path")
+        t = self.learner.objective.timesteps(len(losses), drawn)
+        bad = ~torch.isfinite(losses)
+        if bad.any():
+            what, t = "loss", t[bad]
+        else:
+            what = "gradient" if torch.isfinite(aligned) else "alignment loss"
+        times = ", ".join(f"{x:.4f}" for x in t[:4].tolist()) + (", ..." if len(t) > 4 else "")
+        saved = sorted(self.out.glob("weights-*.safetensors"))
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing had been saved yet"
+        raise FloatingPointError(
+            f"the {what} is not a finite number at step {step}, t = {times}; {good}. "
+            f"Try a lower optim.lr, a longer optim.warmup or run.precision=fp32"
+        )
 
 
 def _due(step: int, every: int, steps: int) -> bool:
@@ -137,18 +228,3 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _require_finite(losses: Losses, norm: Tensor, step: int, out: Path) -> None:
-    """Stop before a number that is none reaches the weights."""
-    bad = ~torch.isfinite(losses.loss)
-    if not bad.any() and torch.isfinite(norm):
-        return
-    what, where = ("loss", losses.t[bad]) if bad.any() else ("gradient", losses.t)
-    times = ", ".join(f"{t:.4f}" for t in where[:4].tolist()) + (", ..." if len(where) > 4 else "")
-    saved = sorted(out.glob("weights-*.safetensors"))
-    good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing had been saved yet"
-    raise FloatingPointError(
-        f"the {what} is not a finite number at step {step}, t = {times}; {good}. "
-        f"Try a lower optim.lr, a longer optim.warmup or run.precision=fp32"
-    )

@@ -9,11 +9,15 @@ from torch import Tensor
 from sv_core.bank import MemoryBank
 from sv_core.objective import Objective, References
 from sv_core.posterior import effective_size, posterior_weights
-from sv_core.targets import Path
+from sv_core.targets import Path, conditional_velocity
 from sv_core.timesteps import TIMESTEPS
 
 from .config import ObjectiveConfig
 from .data import Batch, Dataset
+from .validate import BINS, bin_of
+
+CHANGED = 0.01
+"""A target counts as changed when it moved by more than this share of its own length."""
 
 
 def build_objective(config: ObjectiveConfig) -> Objective:
@@ -32,12 +36,25 @@ def build_objective(config: ObjectiveConfig) -> Objective:
 
 
 def build_bank(
-    config: ObjectiveConfig, data: Dataset, device: torch.device | str
+    config: ObjectiveConfig, data: Dataset, device: torch.device | str, batch: int
 ) -> MemoryBank | None:
-    """One ring per class and a last one, the pool of all, for dropped labels; none for cfm."""
+    """One ring per class and a last one, the pool of all, for dropped labels; none for cfm.
+
+    With several processes each has its own, of its own share of every batch, ``batch`` samples a
+    step. These are independent draws of the data like any others, so the target stays unbiased;
+    what one process knows, the others do without. Raises ValueError for a bank that a step's
+    samples could overflow.
+    """
     if config.kind == "cfm":
         return None
-    return MemoryBank(data.num_classes + 1, config.bank, data.train.shape[1:], device=device)
+    if config.bank < batch:
+        raise ValueError(
+            f"objective.bank is {config.bank}, less than the {batch} samples of a step in one "
+            f"process: every sample must stay among its own references, so make the bank at least "
+            f"as large"
+        )
+    dtype = getattr(torch, config.bank_dtype)
+    return MemoryBank(data.num_classes + 1, config.bank, data.shape, dtype, device)
 
 
 def references(bank: MemoryBank | None, batch: Batch, null: int) -> References:
@@ -55,16 +72,30 @@ def references(bank: MemoryBank | None, batch: Batch, null: int) -> References:
     ]
 
 
-def mean_effective_size(objective: Objective, path: Path, refs: References) -> float | None:
-    """How many references share a target's weight, on average over t >= threshold; None if none.
+def describe(
+    objective: Objective, path: Path, refs: References, target: Tensor
+) -> dict[str, list[float | None]]:
+    """What StableVM did to a batch, per eighth of t; None where the batch has no sample.
 
-    1 means that the target is the conditional one: StableVM has then changed nothing.
+    ``effective_size``: how many references share a target's weight, on average. 1 below the
+    threshold and wherever the target is one reference's. A picture that lies in the bank twice
+    counts as two, so it can exceed 1 where nothing changes. ``changed``: the share of samples whose
+    target lies further from the conditional one than CHANGED of its length. ``count``: samples.
     """
-    sizes: list[Tensor] = []
+    sizes = torch.ones_like(path.t)
     for rows, r in refs:
         rows = rows.to(path.t.device)
         rows = rows[path.t[rows] >= objective.threshold]
-        w = posterior_weights(objective.interpolant, path.x_t[rows], r, path.t[rows])
-        sizes.append(effective_size(w))
-    together = torch.cat(sizes) if sizes else torch.empty(0)
-    return float(together.mean()) if len(together) else None
+        if len(rows):
+            w = posterior_weights(objective.interpolant, path.x_t[rows], r, path.t[rows])
+            sizes[rows] = effective_size(w).to(sizes)
+    plain = conditional_velocity(objective.interpolant, path).flatten(1)
+    moved = (target.flatten(1) - plain).norm(dim=1) > CHANGED * plain.norm(dim=1)
+    where = bin_of(path.t).cpu()
+    count = torch.bincount(where, minlength=BINS)
+
+    def mean(values: Tensor) -> list[float | None]:
+        sums = torch.zeros(BINS, dtype=torch.float64).index_add_(0, where, values.double().cpu())
+        return [float(s / n) if n else None for s, n in zip(sums, count, strict=True)]
+
+    return {"count": count.tolist(), "effective_size": mean(sizes), "changed": mean(moved)}

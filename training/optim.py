@@ -1,7 +1,10 @@
-"""The optimiser, its learning rate at each step, and the running average of the weights."""
+"""The optimiser, its learning rate at each step, and the running averages of the weights."""
 
 import copy
+import importlib
 import math
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -9,10 +12,33 @@ from torch import nn
 from .config import OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over what requires a gradient; the learning rate is set at every step."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+def _library(name: str, optimizer: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise ValueError(
+            f"optim.optimizer = {optimizer} needs the package {name} ({e}): pip install {name}, or "
+            f"use adamw"
+        ) from e
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimConfig
+) -> torch.optim.Optimizer:
+    """AdamW, its 8-bit or its schedule-free form; the learning rate is set at every step.
+
+    [arXiv 1711.05101; 8 bits: 2110.02861; schedule-free: 2405.15682]. Raises ValueError when the
+    optional package is missing.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    options = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw_8bit":
+        return _library("bitsandbytes", config.optimizer).optim.AdamW8bit(trained, **options)
+    if config.optimizer == "schedule_free":
+        optimizer = _library("schedulefree", config.optimizer).AdamWScheduleFree(trained, **options)
+        optimizer.train()
+        return optimizer
+    return torch.optim.AdamW(trained, **options)
 
 
 def lr_at(step: int, config: OptimConfig) -> float:
@@ -26,6 +52,15 @@ def lr_at(step: int, config: OptimConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
+class Average(Protocol):
+    """A second set of weights that follows the trained ones."""
+
+    model: nn.Module
+
+    def update(self, model: nn.Module, n: int) -> None:
+        """Take in the weights after the n-th optimiser step."""
+
+
 class Ema:
     """avg <- d avg + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)) at the n-th update.
 
@@ -33,12 +68,42 @@ class Ema:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        """``model`` is a ``frozen_copy`` of the trained one."""
+        self.model, self.decay = model, decay
 
     @torch.no_grad()
     def update(self, model: nn.Module, n: int) -> None:
-        """Take in the weights after the n-th optimiser step."""
         share = 1 - min(self.decay, (1 + n) / (10 + n))
         for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
             average.lerp_(weight, share)
+
+
+class ScheduleFreeAverage:
+    """Schedule-free's own average x, of which the trained weights are y = b1 x + (1 - b1) z.
+
+    Computed beside the run: to turn the optimiser's weights into x and back would round them.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        self.model, self.optimizer = model, optimizer
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, n: int) -> None:
+        beta = self.optimizer.param_groups[0]["betas"][0]
+        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
+            fast = self.optimizer.state.get(weight, {}).get("z")
+            average.copy_(weight if fast is None else weight.lerp(fast.to(weight), 1 - 1 / beta))
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """The same weights once more, for evaluation."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def build_averages(
+    copies: list[nn.Module], config: OptimConfig, optimizer: torch.optim.Optimizer
+) -> list[Average]:
+    """One per decay of ``optim.ema``, or schedule-free's own."""
+    if config.optimizer == "schedule_free":
+        return [ScheduleFreeAverage(copies[0], optimizer)]
+    return [Ema(model, decay) for model, decay in zip(copies, config.ema, strict=True)]

@@ -14,6 +14,9 @@ from sv_core.schedules import shift, uniform_grid
 
 from .backbones.base import Backbone
 from .checkpoint import write_atomically
+from .data import Dataset
+from .shards import fingerprint
+from .vae import load as load_vae
 
 GUIDANCE = 2.0
 STEPS = 30
@@ -67,9 +70,42 @@ def write_grid(path: Path, images: Tensor, columns: int, zoom: int = 6) -> None:
     write_atomically(path, lambda file: picture.save(file, "PNG"))
 
 
-def preview(backbone: Backbone, num_classes: int, size: int, path: Path, columns: int = 10) -> None:
-    """One row per class (the first ten), the same noise every time, so that progress is visible."""
-    classes = torch.arange(min(num_classes, 10))
-    labels = classes.repeat_interleave(columns)
-    noise = start_noise(backbone, size, len(labels))
-    write_grid(path, sample(backbone, labels, num_classes, noise, native_grid()), columns)
+class Preview:
+    """Pictures of a run as it goes: a row per class (the first ten), the same noise every time."""
+
+    def __init__(self, data: Dataset, vae: Path | None = None):
+        """Without a VAE latents are shown in false colours: their first three channels.
+
+        Raises ValueError, in one sentence, for a VAE that is not the data's.
+        """
+        self.data, self.vae = data, None
+        if vae is not None and data.latent.kind != "pixels":
+            if fingerprint(vae) != data.identity.get("vae"):
+                raise ValueError(
+                    f"run.vae = {vae} is not the VAE that the cache was made with: name that one"
+                )
+            self.vae = load_vae(vae, data.latent.kind)
+
+    def write(self, backbone: Backbone, path: Path | None) -> None:
+        """Sample, and write the PNG unless ``path`` is None."""
+        side = max(self.data.shape[1:])
+        columns = 10 if side <= 16 else 4
+        classes = torch.arange(min(self.data.num_classes, 10))
+        labels = classes.repeat_interleave(columns)
+        noise = start_noise(backbone, side, len(labels))
+        chunk = 100 if side <= 16 else 2 * columns  # activations, not pictures, fill the memory
+        images = [
+            self._picture(sample(backbone, y, self.data.num_classes, z, native_grid()))
+            for y, z in zip(labels.split(chunk), noise.split(chunk), strict=True)
+        ]
+        if path is not None:
+            zoom = max(1, 48 // images[0].shape[-1])
+            write_grid(path, torch.cat(images), columns, zoom)
+
+    @torch.inference_mode()
+    def _picture(self, latents: Tensor) -> Tensor:
+        if self.data.latent.kind == "pixels":
+            return latents
+        if self.vae is not None:
+            return torch.cat([self.vae.decode(one) for one in latents.split(1)])
+        return (self.data.latent.to_model(latents)[:, :3] / 4 + 0.5).clamp(0, 1)

@@ -1,54 +1,87 @@
 """What a step changes, how it is saved, and how a run is opened or taken up again."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from sv_core.bank import MemoryBank
 
 from . import checkpoint
+from .align import Alignment, build_alignment
 from .backbones.base import Backbone
 from .backbones.sit import build
 from .config import Config, dump, load
 from .data import Dataset
 from .objective import build_bank
-from .optim import Ema, build_optimizer
+from .optim import build_averages, build_optimizer, frozen_copy
+from .parallel import Processes, load_module, load_optimizer, whole
 
 CONFIG = "config.toml"
 
 
 class TrainState:
-    """Weights, their average, the optimiser, the bank of references and the step."""
+    """Weights, their averages, projectors, the optimiser, the bank of references and the step."""
 
-    def __init__(self, config: Config, dataset: Dataset, device: torch.device):
-        self.backbone: Backbone = build(config.model, dataset, config.run.seed)
+    def __init__(self, config: Config, dataset: Dataset, processes: Processes):
+        device, seed = processes.device, config.run.seed
+        self.identity, self.null = dataset.identity, dataset.num_classes
+        self.processes = processes
+        self.backbone: Backbone = build(config.model, dataset, seed)
+        self.alignment: Alignment | None = build_alignment(
+            config.align, self.backbone, dataset, seed
+        )
         self.model: nn.Module = self.backbone.model.to(device).train()
-        self.ema = Ema(self.model, config.optim.ema)
-        self.optimizer = build_optimizer(self.model, config.optim)
-        self.bank: MemoryBank | None = build_bank(config.objective, dataset, device)
+        count = 1 if config.optim.optimizer == "schedule_free" else len(config.optim.ema)
+        copies = [frozen_copy(self.model) for _ in range(count)]
+        self.projectors: nn.Module | None = None
+        if self.alignment is not None:
+            self.projectors = self.alignment.projectors.to(device)
+            processes.spread(self.projectors)
+        for model in (self.model, *copies):
+            processes.spread(model, self.backbone.on(model).blocks)
+        self.parameters = [p for part in self.trained for p in part.parameters()]
+        self.optimizer = build_optimizer(self.parameters, config.optim)
+        self.averages = build_averages(copies, config.optim, self.optimizer)
+        share = config.data.batch_size // processes.count
+        self.bank: MemoryBank | None = build_bank(config.objective, dataset, device, share)
         self.step = 0
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        return [self.model] if self.projectors is None else [self.model, self.projectors]
 
     @property
     def averaged(self) -> Backbone:
         """The backbone with the averaged weights: what is validated, previewed and shipped."""
-        return self.backbone.on(self.ema.model)
+        return self.backbone.on(self.averages[0].model)
 
     def state_dict(self) -> dict[str, Any]:
+        """Whole tensors, however many processes share them; all must ask. The bank is one's own."""
+        scaler = self.processes.accelerator.scaler
         return {
             "step": self.step,
-            "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "processes": self.processes.count,
+            "data": self.identity,
+            "model": whole(self.model.state_dict()),
+            "averages": [whole(average.model.state_dict()) for average in self.averages],
+            "projectors": whole(self.projectors.state_dict()) if self.projectors else {},
+            "optimizer": whole(self.optimizer.state_dict()),
+            "scaler": scaler.state_dict() if scaler else {},
             "bank": self.bank.state_dict() if self.bank else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.ema.model.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_module(self.model, state["model"])
+        for average, saved in zip(self.averages, state["averages"], strict=True):
+            load_module(average.model, saved)
+        if self.projectors is not None:
+            load_module(self.projectors, state["projectors"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.processes.accelerator.scaler and state["scaler"]:
+            self.processes.accelerator.scaler.load_state_dict(state["scaler"])
         if self.bank is not None:
             self.bank.load_state_dict(state["bank"])
         self.step = state["step"]
@@ -58,59 +91,113 @@ def open_run(config: Config, state: TrainState, resume: bool) -> None:
     """Make the run's folder, or take up the state that is in it.
 
     Raises ValueError when there is a state and ``resume`` is false, or none and it is true, or
-    when the configuration is not the one the state was made with; OSError for an unusable folder.
+    when configuration, data or processes are not those that the state was made with; OSError for
+    an unusable folder.
     """
-    out = Path(config.run.out)
+    out, processes = Path(config.run.out), state.processes
+    if not resume and (out / checkpoint.STATE).exists():
+        raise ValueError(
+            f"{out} already holds a run: go on with it by --resume, or choose another folder "
+            f"with --set run.out=..."
+        )
     if resume:
         saved = checkpoint.read_state(out)
         _check_resumable(config, load(out / CONFIG))
-        if saved["step"] > config.optim.steps:
-            raise ValueError(
-                f"the run in {out} is at step {saved['step']}, past optim.steps = "
-                f"{config.optim.steps}: raise optim.steps, or choose another run.out"
-            )
-        checkpoint.prepare_folder(out)
+        _check_saved(config, state, saved)
+        if processes.index and state.bank is not None:
+            path = checkpoint.bank_path(out, saved["step"], processes.index)
+            saved["bank"] = checkpoint.read_weights(path)[0]
         state.load_state_dict(saved)
-    else:
-        if (out / checkpoint.STATE).exists():
-            raise ValueError(
-                f"{out} already holds a run: go on with it by --resume, or choose another folder "
-                f"with --set run.out=..."
-            )
+    processes.wait()
+    if processes.is_main:
         checkpoint.prepare_folder(out)
-    text = dump(config).encode()
-    checkpoint.write_atomically(out / CONFIG, lambda file: file.write(text))
+        text = dump(config).encode()
+        checkpoint.write_atomically(out / CONFIG, lambda file: file.write(text))
+    processes.wait()
 
 
 def save(config: Config, state: TrainState) -> Path:
     """Averaged weights, then the state that resumes from them. Raises OSError in one sentence.
 
     In this order: a kill in between leaves weights that the resumed run writes again, the same.
+    With several processes the first one writes, but each its own bank, before the state and under
+    the name of the step, so that the state never meets the bank of another moment.
     """
-    out = Path(config.run.out)
+    out, processes = Path(config.run.out), state.processes
     path = checkpoint.weights_path(out, state.step)
+    tree = state.state_dict()
+    if processes.index and state.bank is not None:
+        bank = checkpoint.bank_path(out, state.step, processes.index)
+        checkpoint.save_bank(bank, tree["bank"])
+    processes.wait()
+    if processes.is_main:
+        _save_weights(config, state, tree["averages"])
+        checkpoint.save_state(out, tree)
+    processes.wait()
+    if processes.index and state.bank is not None:
+        for old in out.glob(checkpoint.bank_path(out, "*", processes.index).name):
+            if old != bank:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+    return path
+
+
+def _save_weights(config: Config, state: TrainState, averages: list[dict[str, Any]]) -> None:
+    """The first average under the step's name; further ones under their decay's as well."""
+    out = Path(config.run.out)
+    data = config.data.cache and Path(config.data.cache).name
     metadata = state.backbone.metadata() | {
-        "modelspec.title": f"{config.data.name} SiT, {config.objective.kind}, step {state.step}",
+        "modelspec.title": f"{data or config.data.name} SiT, {config.objective.kind}, "
+        f"step {state.step}",
         "step": str(state.step),
         "config": dump(config),
     }
     commit = checkpoint.git_hash()
     if commit:
         metadata["git"] = commit
-    checkpoint.save_weights(path, state.ema.model.state_dict(), metadata)
-    checkpoint.save_state(out, state.state_dict())
-    return path
+    for number, average in enumerate(averages):
+        decay = config.optim.ema[number] if number else None
+        path = checkpoint.weights_path(out, state.step, decay)
+        checkpoint.save_weights(path, average, metadata)
 
 
 def _check_resumable(now: Config, before: Config) -> None:
     """What defines a run must be what it was; how long it runs and reports may change."""
-    pairs = [(name, getattr(before, name), getattr(now, name)) for name in ("model", "data")]
-    pairs.append(("objective", before.objective, now.objective))
-    pairs.append(("run", replace(now.run, seed=before.run.seed), now.run))
-    for section, old, new in pairs:
+    sections = [(n, getattr(before, n), getattr(now, n)) for n in ("model", "objective", "align")]
+    # A cache may have moved; whether it is the same is for its identity to say.
+    moved = replace(now.data, cache=before.data.cache) if now.data.cache else now.data
+    sections.append(("data", before.data, moved))
+    sections.append(("run", replace(now.run, seed=before.run.seed), now.run))
+    kept = {"optimizer": before.optim.optimizer, "ema": before.optim.ema}
+    sections.append(("optim", replace(now.optim, **kept), now.optim))
+    for section, old, new in sections:
         for name, value in vars(old).items():
             if vars(new)[name] != value:
                 raise ValueError(
                     f"the run to resume began with {section}.{name} = {value}, this config says "
                     f"{vars(new)[name]}: use the value it began with, or another run.out"
                 )
+
+
+def _check_saved(config: Config, state: TrainState, saved: dict[str, Any]) -> None:
+    """The state must be of this version, of these data and of as many banks as there are now."""
+    out, processes = config.run.out, state.processes
+    if "averages" not in saved:
+        raise ValueError(f"the run in {out} is of an older version: begin anew in another run.out")
+    if saved["step"] > config.optim.steps:
+        raise ValueError(
+            f"the run in {out} is at step {saved['step']}, past optim.steps = "
+            f"{config.optim.steps}: raise optim.steps, or choose another run.out"
+        )
+    was, now = saved["data"], state.identity
+    other = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)]
+    if other:
+        raise ValueError(
+            f"the run in {out} learnt from other data (another {min(other)} than that of "
+            f"{config.data.cache or config.data.name}): resume with the cache that it began with"
+        )
+    if state.bank is not None and saved["processes"] != processes.count:
+        raise ValueError(
+            f"the run in {out} has {saved['processes']} memory banks, one per process, and there "
+            f"are {processes.count} processes now: start as many as before"
+        )

@@ -2,10 +2,33 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
-from training.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig
+from training import loop
+from training.config import (
+    AlignConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+)
+from training.encode import prepare
+from training.plan import PrepareConfig
+from training.shards import (
+    LATENTS,
+    FeatureSpec,
+    Shard,
+    read_index,
+    read_shard,
+    write_index,
+    write_shard,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +41,24 @@ def one_thread():
 
 
 @pytest.fixture
+def charts():
+    """Ask for it to have bins.png drawn, which takes longer than a tiny run."""
+
+
+@pytest.fixture(autouse=True)
+def no_charts(request, monkeypatch):
+    if "charts" not in request.fixturenames:
+        monkeypatch.setattr(loop, "write_bins", lambda out: None)
+
+
+@pytest.fixture
 def tiny(tmp_path) -> Config:
     return Config(
-        ModelConfig(patch_size=4, hidden_size=16, depth=1, num_heads=2),
-        DataConfig(batch_size=8),
-        ObjectiveConfig(bank=8),
-        OptimConfig(steps=40, lr=3e-3, schedule="cosine", warmup=5, ema=0.9),
-        RunConfig(out=str(tmp_path / "run"), device="cpu", save_every=7, validate_every=10),
+        model=ModelConfig(patch_size=4, hidden_size=16, depth=1, num_heads=2),
+        data=DataConfig(batch_size=8),
+        objective=ObjectiveConfig(bank=8),
+        optim=OptimConfig(steps=40, lr=3e-3, schedule="cosine", warmup=5, ema=(0.9,)),
+        run=RunConfig(out=str(tmp_path / "run"), device="cpu", save_every=7, validate_every=10),
     )
 
 
@@ -32,3 +66,57 @@ def tiny(tmp_path) -> Config:
 def with_run():
     """A configuration with other [run] values."""
     return lambda config, **changes: replace(config, run=replace(config.run, **changes))
+
+
+def _add_features(cache, name, dim, fingerprint="ab", patch_size=4):
+    """Features of a random linear encoder of the pixels, so that there is something to learn."""
+    index = read_index(cache)
+    weight = torch.randn(patch_size**2, dim, generator=torch.Generator().manual_seed(dim))
+    for number in range(len(index.shards())):
+        shard = read_shard(cache, LATENTS, number)
+        x = shard.data.float() / 255  # (rows, views, 1, h, w)
+        tokens = x.unfold(3, patch_size, patch_size).unfold(4, patch_size, patch_size)
+        tokens = tokens.flatten(5).flatten(3, 4)[:, :, 0]  # (rows, views, n, p p)
+        made = Shard((tokens - 0.3) @ weight, fingerprint, shard.rows, {}, {})
+        write_shard(cache, name, number, made._replace(data=made.data.half()))
+    features = index.features | {name: FeatureSpec(fingerprint, dim, patch_size)}
+    write_index(cache, replace(index, features=features))
+
+
+@pytest.fixture
+def add_features():
+    """The function of that name."""
+    return _add_features
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Sixty digits, six of them held out."""
+    root = tmp_path_factory.mktemp("digits")
+    data = load_digits()
+    for i in range(60):
+        path = root / ("val" if i % 10 == 9 else "train") / str(data.target[i]) / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((data.images[i] * 255 / 16).astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def cache(pictures, tmp_path):
+    """A cache of them with the features of two encoders on the tokens of patches of 4."""
+    path = tmp_path / "cache"
+    prepare(pictures, path, PrepareConfig(size=8, channels=1, shard=16, batch=16, workers=1))
+    _add_features(path, "one", 6)
+    _add_features(path, "two", 5)
+    return path
+
+
+@pytest.fixture
+def aligned(tiny, cache) -> Config:
+    """The tiny run on the cache with everything switched on: bank, two averages, two projectors."""
+    return replace(
+        tiny,
+        data=replace(tiny.data, cache=str(cache)),
+        align=AlignConfig(encoders=("one", "two"), block=1, hidden=8),
+        optim=replace(tiny.optim, ema=(0.9, 0.5)),
+    )

@@ -74,7 +74,10 @@ def test_features_are_those_of_the_item(made):
     latents, labels, (z,) = cache.gather([0, 13, 23])
     assert latents.shape == (3, 3, 16, 16) and labels.tolist() == [0, 0, 1]
     assert z.flatten().tolist() == [0, 61, 111]
-    assert cache.identity == {"vae": "pixels", "dinov2-base": "ab"}
+    identity = cache.identity
+    assert identity.pop("pictures") and identity == {"vae": "pixels", "dinov2-base": "ab"}
+    # Other pictures held out, or other pictures, make another identity.
+    assert LatentCache(path, ["dinov2-base"], 0.4).identity != cache.identity
 
 
 def test_draws_are_even_over_all_views_and_a_function_of_seed_and_step(tmp_path):

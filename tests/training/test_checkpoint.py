@@ -37,7 +37,7 @@ def test_a_checkpoint_rebuilds_the_averaged_network(tiny, saved):
     model, latent = from_checkpoint(state, metadata)
     assert latent == pixels(1)
     assert model.config == SiTConfig(8, 4, 1, 16, 1, 2, num_classes=10)
-    ema = checkpoint.read_state(saved)["ema"]
+    ema = checkpoint.read_state(saved)["averages"][0]
     assert all(torch.equal(v, ema[k]) for k, v in model.state_dict().items())
     assert metadata["step"] == "3" and "steps = 3" in metadata["config"]
     assert metadata["modelspec.architecture"] == "sit" and "digits" in metadata["modelspec.title"]
@@ -48,7 +48,7 @@ def test_training_can_start_from_a_checkpoint(tiny, saved):
     path = checkpoint.weights_path(saved, 3)
     config = type(tiny.model)(checkpoint=str(path))
     backbone = build(config, load_data(tiny.data), seed=1)
-    ema = checkpoint.read_state(saved)["ema"]
+    ema = checkpoint.read_state(saved)["averages"][0]
     assert all(torch.equal(v, ema[k]) for k, v in backbone.model.state_dict().items())
 
 
@@ -135,7 +135,7 @@ def test_checkpoints_that_are_something_else(tiny, tmp_path):
         load(other)
     wrong = tmp_path / "big.pt"
     torch.save(SiT(SiTConfig(8, 4, 4, 64, 1, 1, num_classes=10)).state_dict(), wrong)
-    with pytest.raises(ValueError, match="4 channels"):
+    with pytest.raises(ValueError, match="sd latents of 4 channels"):
         build(type(tiny.model)(checkpoint=str(wrong)), data, 0)
 
 

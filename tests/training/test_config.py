@@ -26,8 +26,11 @@ def write(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("optim.lrr=1", r"unknown config key 'optim\.lrr' \(have: steps, lr, schedule"),
-        ("optimm.lr=1", r"unknown config key 'optimm' \(have: model, data, objective, optim, run"),
+        ("optim.lrr=1", r"unknown config key 'optim\.lrr' \(have: optimizer, steps"),
+        (
+            "optimm.lr=1",
+            r"unknown config key 'optimm' \(have: model, data, objective, align",
+        ),
         ("optim.lr=fast", r"optim\.lr must be a number, got 'fast'"),
         ("optim.steps=1.5", r"optim\.steps must be a whole number, got 1\.5"),
         ("optim.steps=true", r"optim\.steps must be a whole number"),
@@ -37,10 +40,17 @@ def write(tmp_path):
         ("optim.ema=1", r"optim\.ema must be a share"),
         ("objective.kind=magic", r"unknown objective\.kind 'magic' \(have: cfm, stablevm\)"),
         ("objective.timesteps=x", r"have: uniform, logit_normal, shifted"),
-        ("objective.bank=32", r"objective\.bank is 32, less than data\.batch_size = 64"),
         ("objective.timestep_params=3", r"objective\.timestep_params must be a table"),
         ("data.label_dropout=1.2", r"data\.label_dropout must be a share"),
-        ("run.precision=fp8", r"have: fp32, bf16"),
+        ("run.precision=fp8", r"have: fp32, bf16, fp16"),
+        ("run.trackers=['x']", r"unknown run\.trackers 'x' \(have: tensorboard, wandb\)"),
+        ("optim.ema=[0.9, 1.0]", r"optim\.ema must be a share"),
+        ("optim.ema=[0.9, 0.9]", r"optim\.ema names 0\.9 twice"),
+        ("optim.ema=[]", r"one decay at least"),
+        ("optim.optimizer=schedule_free", r"optim\.schedule = cosine makes no sense.*constant"),
+        ("align.encoders=dinov2-base", r"needs features, which only a cache has"),
+        ("align.split=1", r"align\.split must be a share"),
+        ("data.held_out=1", r"data\.held_out must be a share"),
         ("optim=3", r"'optim' is a section"),
         ("optim.lr.deep=3", r"'lr' is a value, not a section"),
         ("optim.lr", r"--set wants key=value"),
@@ -76,11 +86,13 @@ def test_settings_are_toml_and_bare_words_are_text():
 
 def test_a_dump_reads_back_as_the_same(write):
     settings = [
+        "optim.ema=[0.9, 0.99]", "run.trackers=wandb", "run.recompute=true",
         'run.out="a \\"quoted\\" \\\\ path é"', "optim.clip=inf", "optim.lr=1e-7",
         "objective.timesteps=shifted", "objective.timestep_params={shift=3}",
     ]  # fmt: skip
     config = load(DIGITS, settings)
     assert load(write(dump(config))) == config
+    assert config.optim.ema == (0.9, 0.99) and config.run.trackers == ("wandb",)
 
 
 def test_help_shows_the_four_knobs(capsys):
@@ -100,6 +112,20 @@ def test_help_shows_the_four_knobs(capsys):
         ([str(DIGITS), "--dry-run", "--set", "model.patch_size=3"], "do not tile"),
         ([str(DIGITS), "--dry-run", "--set", "model.num_heads=5"], "use a multiple"),
         ([str(DIGITS), "--dry-run", "--set", "model.checkpoint=x.pt"], "already says what"),
+        (
+            [str(DIGITS), "--dry-run", "--set", "objective.bank=32"],
+            "objective.bank is 32, less than the 64 samples of a step",
+        ),
+        ([str(DIGITS), "--dry-run", "--set", "optim.accumulate=5"], "use a multiple of 5"),
+        ([str(DIGITS), "--dry-run", "--set", "data.cache=nothing"], "is no latent cache"),
+        (
+            [str(DIGITS), "--dry-run", "--set", "run.precision=fp16", "--set", "run.device=cpu"],
+            "fp16 needs a GPU",
+        ),
+        (
+            [str(DIGITS), "--dry-run", "--set", "optim.optimizer=adamw_8bit"],
+            "needs the package bitsandbytes",
+        ),
         (
             [str(DIGITS), "--dry-run", "--set", "objective.timestep_params.std=1"],
             "'objective.timestep_params.std' for timesteps 'uniform' (have: none)",

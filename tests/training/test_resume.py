@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import read_state, read_weights, weights_path
+from training.checkpoint import read_state, read_weights, save_state, weights_path
 from training.config import dump
 from training.loop import train
+from training.shards import read_index, write_index
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,11 +66,12 @@ def same(a: object, b: object) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds files through /proc")
-def test_forty_steps_equal_forty_steps_killed_three_times(tiny, with_run, tmp_path):
+def test_forty_steps_equal_forty_steps_killed_three_times(aligned, with_run, tmp_path):
+    """With bank, two averages, optimiser, two projectors, data order and noise."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(with_run(tiny, out=str(whole)))
+    train(with_run(aligned, out=str(whole)))
     config = tmp_path / "config.toml"
-    config.write_text(dump(with_run(tiny, out=str(killed))))
+    config.write_text(dump(with_run(aligned, out=str(killed))))
 
     # Within the write of the second state (step 14): the first one is what is left.
     child = start(config, "begin", "fsync", "state.pt", "2")
@@ -92,12 +95,17 @@ def test_forty_steps_equal_forty_steps_killed_three_times(tiny, with_run, tmp_pa
     assert child.returncode == -signal.SIGKILL
     assert 14 <= read_state(killed)["step"] < 40
 
-    outcome = train(with_run(tiny, out=str(killed)), resume=True)
+    outcome = train(with_run(aligned, out=str(killed)), resume=True)
     assert outcome.finished and not list(killed.glob(".*.partial"))
-    assert same(read_state(killed), read_state(whole))
+    state = read_state(killed)
+    assert same(state, read_state(whole))
+    assert state["bank"]["total"].sum() == 2 * 40 * 8 and state["projectors"]
+    assert len(state["averages"]) == 2
     for step in (7, 14, 21, 28, 35, 40):
-        ours, theirs = (read_weights(weights_path(out, step))[0] for out in (killed, whole))
-        assert same(ours, theirs), step
+        for decay in (None, 0.5):
+            paths = (weights_path(out, step, decay) for out in (killed, whole))
+            ours, theirs = (read_weights(path)[0] for path in paths)
+            assert same(ours, theirs), step
     assert steps_of(killed) == steps_of(whole) == list(range(1, 41))
     for a, b in zip(
         (killed / "metrics.jsonl").read_text().splitlines(),
@@ -136,6 +144,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tiny):
         ("data", {"batch_size": 4}, r"data\.batch_size = 8"),
         ("objective", {"kind": "cfm"}, r"objective\.kind = stablevm"),
         ("run", {"seed": 5}, r"run\.seed = 0"),
+        ("optim", {"ema": (0.5,)}, r"optim\.ema = \(0\.9,\)"),
+        ("align", {"split": 0.5}, r"align\.split = 0\.7"),
     ],
 )
 def test_resuming_another_run_is_refused(tiny, section, change, words):
@@ -143,6 +153,38 @@ def test_resuming_another_run_is_refused(tiny, section, change, words):
     other = replace(tiny, **{section: replace(getattr(tiny, section), **change)})
     with pytest.raises(ValueError, match=words):
         train(other, resume=True)
+
+
+def test_resuming_with_another_cache_is_refused(aligned, add_features, tmp_path):
+    config = replace(aligned, optim=replace(aligned.optim, steps=2))
+    train(config)
+    moved = tmp_path / "moved"
+    shutil.copytree(aligned.data.cache, moved)
+    further = replace(
+        config,
+        data=replace(config.data, cache=str(moved)),
+        optim=replace(config.optim, steps=3),
+    )
+    assert train(further, resume=True).finished  # the same cache elsewhere
+    add_features(moved, "two", 5, fingerprint="another")
+    with pytest.raises(ValueError, match=r"learnt from other data \(another two than") as caught:
+        train(further, resume=True)
+    assert "\n" not in str(caught.value)
+    index = replace(read_index(moved), held_out=[0] * 60)
+    write_index(moved, index)
+    add_features(moved, "two", 5)
+    with pytest.raises(ValueError, match=r"another pictures than"):
+        train(further, resume=True)
+
+
+def test_a_state_of_an_older_version_is_refused(tiny):
+    train(replace(tiny, optim=replace(tiny.optim, steps=1)))
+    out = Path(tiny.run.out)
+    state = read_state(out)
+    del state["averages"]
+    save_state(out, state)
+    with pytest.raises(ValueError, match="older version"):
+        train(tiny, resume=True)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):

@@ -18,6 +18,14 @@ class Backbone(Protocol):
     def blocks(self) -> Iterable[nn.Module]:
         """The transformer blocks, in order."""
 
+    @property
+    def width(self) -> int:
+        """The channels of a block's tokens."""
+
+    @property
+    def patch_size(self) -> int:
+        """The latent cells of a token, each way."""
+
     def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """v(x_t, t, cond): x_t (b, ...), t (b,) -> (b, ...)."""
 

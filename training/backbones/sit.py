@@ -26,6 +26,14 @@ class SiTBackbone:
     def blocks(self) -> nn.ModuleList:
         return self.model.blocks
 
+    @property
+    def width(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def patch_size(self) -> int:
+        return self.config.patch_size
+
     def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.model(x_t, t, cond)
 
@@ -85,7 +93,12 @@ def build(config: ModelConfig, data: Dataset, seed: int) -> SiTBackbone:
 
 
 def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:
-    _, channels, size, _ = data.train.shape
+    channels, height, size = data.shape
+    if height != size:
+        raise ValueError(
+            f"a SiT is for square pictures, these latents are {height}x{size}: prepare a cache "
+            f"with --set buckets=square"
+        )
     fixed = {"input_size": size, "in_channels": channels, "num_classes": data.num_classes}
     if config.name is not None:
         sit = SiTConfig.named(config.name, **fixed)
@@ -112,12 +125,12 @@ def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:
 def _check(backbone: SiTBackbone, data: Dataset, config: ModelConfig) -> None:
     """A checkpoint must be of the data's shape and classes."""
     sit = backbone.config
-    has = (sit.in_channels, sit.input_size, sit.num_classes, backbone.latent)
-    _, channels, size, _ = data.train.shape
-    wants = (channels, size, data.num_classes, data.latent)
-    if has != wants:
+    data.require_latent(backbone.latent, str(config.checkpoint))
+    channels, height, width = data.shape
+    has = (sit.in_channels, sit.input_size, sit.input_size, sit.num_classes)
+    if has != (channels, height, width, data.num_classes):
         raise ValueError(
-            f"{config.checkpoint} is a SiT for {has[1]}x{has[1]} latents of {has[0]} channels "
-            f"({has[3].kind}) and {has[2]} classes, the data are {size}x{size} of {channels} "
-            f"({data.latent.kind}) in {data.num_classes} classes"
+            f"{config.checkpoint} is a SiT for {has[1]}x{has[2]} latents of {has[0]} channels "
+            f"and {has[3]} classes, the data are {height}x{width} of {channels} in "
+            f"{data.num_classes} classes"
         )

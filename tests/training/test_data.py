@@ -1,0 +1,198 @@
+"""Training on a cache: what it learns from, what it says, what does not fit together."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sv_core.latent import SD_VAE
+from sv_core.models.sit import SiT, SiTConfig, to_metadata
+from training import data
+from training.backbones.sit import build
+from training.cache import LatentCache
+from training.charts import pooled, write_bins
+from training.checkpoint import save_weights
+from training.config import DataConfig, ModelConfig, dump
+from training.encode import prepare
+from training.finetune import main
+from training.loop import train
+from training.plan import PrepareConfig
+from training.preview import Preview
+from training.shards import (
+    LATENTS,
+    fingerprint,
+    read_index,
+    read_shard,
+    write_index,
+    write_shard,
+)
+
+
+def records(config) -> list[dict]:
+    lines = (Path(config.run.out) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_cache_and_the_digits_in_memory_train_alike(tiny, tmp_path, monkeypatch):
+    """The same pictures in the same order, once in memory and once as a cache."""
+    memory = data.load(DataConfig())
+    images = (memory.images * 255).round() / 255
+    monkeypatch.setattr(memory, "images", images)
+    monkeypatch.setitem(data.DATASETS, "digits", lambda: memory)
+    order = []
+    for part, rows in (("train", memory.train), ("val", memory.held_out)):
+        for number, row in enumerate(rows[:200] if part == "train" else rows[:20]):
+            label = int(memory.labels[row])
+            path = tmp_path / "images" / part / str(label) / f"{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((images[row, 0] * 255).byte().numpy()).save(path)
+            order.append((f"{part}/{label}/{number:04d}.png", int(row)))
+    prepare(tmp_path / "images", tmp_path / "cache", PrepareConfig(size=8, channels=1))
+    rows = torch.tensor([row for _, row in sorted(order)])
+    memory.images, memory.labels = memory.images[rows], memory.labels[rows]
+    memory.train, memory.held_out = torch.arange(200), torch.arange(200, 220)
+    # A cache spends one more random number, on the bucket.
+    draw = data.Pictures.draw
+    monkeypatch.setattr(LatentCache, "draw", lambda self, n, generator: draw(self, n, generator))
+    short = replace(tiny, optim=replace(tiny.optim, steps=5))
+    cached = replace(
+        short,
+        data=replace(short.data, cache=str(tmp_path / "cache")),
+        run=replace(short.run, out=str(tmp_path / "cached")),
+    )
+    train(short)
+    train(cached)
+    for one, other in zip(records(short), records(cached), strict=True):
+        for name in one.keys() - {"samples_per_s"}:
+            assert one[name] == other[name], name
+
+
+def test_what_a_person_should_know_is_said(aligned, charts, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, count in (("cat", 1), ("dog", 5)):
+        for i in range(count):
+            path = tmp_path / "images" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+    prepare(tmp_path / "images", tmp_path / "lonely", PrepareConfig(size=8, channels=1))
+    config = replace(
+        aligned,
+        data=replace(aligned.data, cache=str(tmp_path / "lonely"), held_out=0.0),
+        align=replace(aligned.align, encoders=()),
+        optim=replace(aligned.optim, steps=3),
+    )
+    file = tmp_path / "config.toml"
+    file.write_text(dump(config))
+    assert main([str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "6 to learn from, 0 held out, 2 classes" in said
+    assert "(such as 'cat') has one picture" in said
+    assert main([str(file)]) == 0
+    assert "one picture and no mirror image" in capsys.readouterr().err
+    # Nothing is held out, so there is no validation loss, and no made-up one.
+    assert all("val_loss" not in r for r in records(config))
+    assert (Path(config.run.out) / "bins.png").exists()
+
+
+def test_a_dry_run_shows_the_alignment(aligned, tmp_path, capsys):
+    file = tmp_path / "config.toml"
+    file.write_text(dump(aligned))
+    assert main([str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "dropped after training" in said and "alignment" in said
+    assert "8 x 1 x 8 x 8 (pixels) over 1 processes" in said
+
+
+def test_a_checkpoint_for_other_latents_is_refused(tiny, cache, tmp_path):
+    dataset = LatentCache(cache)
+    other = tmp_path / "latents.safetensors"
+    config = SiTConfig(8, 4, 4, 16, 1, 2, num_classes=10)
+    save_weights(other, SiT(config).state_dict(), to_metadata(config, SD_VAE))
+    with pytest.raises(ValueError, match=r"is for sd latents of 4 channels.*holds pixels latents"):
+        build(ModelConfig(checkpoint=str(other)), dataset, 0)
+
+
+def test_pictures_of_several_shapes_or_none_square_are_refused(tiny, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (16, 32)), ("b", (16, 16))):
+        path = tmp_path / "images" / name / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(path)
+    options = PrepareConfig(size=32, channels=1, buckets="aspect", step=8)
+    prepare(tmp_path / "images", tmp_path / "both", options)
+    config = replace(tiny, data=replace(tiny.data, cache=str(tmp_path / "both"), held_out=0.0))
+    with pytest.raises(ValueError, match=r"are of 2 shapes.*buckets=square"):
+        train(config)
+    (tmp_path / "images" / "b" / "0.png").unlink()
+    prepare(tmp_path / "images", tmp_path / "wide", options)
+    config = replace(config, data=replace(config.data, cache=str(tmp_path / "wide")))
+    with pytest.raises(ValueError, match=r"a SiT is for square pictures.*buckets=square"):
+        train(config)
+    assert not Path(tiny.run.out).exists()
+
+
+def test_a_damaged_shard_is_said_before_anything_is_written(aligned, cache):
+    shard = cache / "one-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"one-00001\.safetensors cannot be read.*anew"):
+        train(aligned)
+    assert not Path(aligned.run.out).exists()
+
+
+@pytest.fixture
+def latents(pictures, tmp_path):
+    """A cache of a random VAE's latents, and the VAE's file."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(32,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    save_weights(tmp_path / "vae.safetensors", vae.state_dict(), {})
+    config = PrepareConfig(size=32, vae=str(tmp_path / "vae.safetensors"), family="sd", batch=60)
+    prepare(pictures, tmp_path / "latents", config)
+    return tmp_path / "latents", tmp_path / "vae.safetensors"
+
+
+def test_latents_train_and_their_previews_go_through_their_own_vae(tiny, latents, tmp_path):
+    path, vae = latents
+    config = replace(
+        tiny,
+        model=replace(tiny.model, patch_size=2),
+        data=replace(tiny.data, cache=str(path)),
+        optim=replace(tiny.optim, steps=2),
+        run=replace(tiny.run, vae=str(vae)),
+    )
+    train(config)
+    with Image.open(Path(config.run.out) / "previews" / "000002.png") as picture:
+        assert picture.size == (10 * 33, 10 * 33) and picture.mode == "RGB"
+    other = tmp_path / "other.safetensors"
+    save_weights(other, {"x": torch.ones(1)}, {})
+    with pytest.raises(ValueError, match="is not the VAE that the cache was made with"):
+        Preview(LatentCache(path), other)
+    # The index names the VAE by its content, so a cache of another one cannot be resumed with.
+    index = read_index(path)
+    assert index.settings["vae"] == fingerprint(vae)
+    further = replace(config, optim=replace(config.optim, steps=3))
+    for number in range(len(index.shards())):
+        shard = read_shard(path, LATENTS, number)
+        write_shard(path, LATENTS, number, shard._replace(fingerprint="another"))
+    write_index(path, replace(index, settings=index.settings | {"vae": "another"}))
+    further = replace(further, run=replace(further.run, vae=None))
+    with pytest.raises(ValueError, match=r"learnt from other data \(another vae than"):
+        train(further, resume=True)
+
+
+def test_bins_are_pooled_by_their_samples(tmp_path):
+    first = {"count": [1, 3] + [0] * 6, "changed": [1.0, 0.0] + [None] * 6}
+    second = {"count": [3, 0] + [0] * 6, "changed": [0.0, None] + [None] * 6}
+    reports = [{"stable": first}, {"step": 2}, {"stable": second}]
+    assert pooled(reports, "changed") == [0.25, 0.0] + [None] * 6
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    write_bins(tmp_path)
+    assert not (tmp_path / "bins.png").exists()  # nothing to draw

@@ -1,0 +1,162 @@
+"""Several processes as one run. accelerate and torch.distributed live here only.
+
+Start them with ``torchrun --nproc_per_node N -m training.finetune CONFIG``, on each machine (not by
+``accelerate launch --cpu``, which runs one process whatever it is told). All draw the same global
+batch and compute their share of it; gradients are averaged (DDP), or weights, averages and
+optimiser are spread as well (FSDP). On several machines run.out must be a folder that all see.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .config import RunConfig
+
+
+class Processes:
+    """This process among the others: its device, its share of a batch, what is done together."""
+
+    def __init__(self, config: RunConfig):
+        """Raises ValueError when the device is not there or cannot do what is asked of it."""
+        cuda = torch.cuda.is_available()
+        if config.device == "cuda" and not cuda:
+            raise ValueError("run.device is cuda, but torch sees no such GPU: use auto or cpu")
+        cpu = config.device == "cpu" or not (cuda or torch.backends.mps.is_available())
+        if config.precision == "fp16" and cpu:
+            raise ValueError("run.precision = fp16 needs a GPU: use bf16 or fp32")
+        if config.precision == "fp16" and config.shard:
+            raise ValueError("run.precision = fp16 does not go with run.shard: use bf16")
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))],
+        )
+        self.device = self.accelerator.device
+        self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
+        self.is_main = self.index == 0
+        self.sharded = config.shard and self.count > 1
+        self.autocast = self.accelerator.autocast
+
+    def share(self, n: int, parts: int = 1) -> slice:
+        """This process's rows of n. Raises ValueError when n cannot be dealt out evenly."""
+        if n % (self.count * parts):
+            raise ValueError(
+                f"data.batch_size = {n} cannot be shared by {self.count} processes in {parts} "
+                f"parts each (optim.accumulate): use a multiple of {self.count * parts}"
+            )
+        each = n // self.count
+        return slice(self.index * each, (self.index + 1) * each)
+
+    def spread(self, model: nn.Module, blocks: Iterable[nn.Module] = ()) -> None:
+        """Where asked for, keep only a share of the weights here, of each block and of the rest."""
+        if self.sharded:
+            # It warns of in-place changes of what a network returns; nothing here makes any.
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+            mesh = init_device_mesh(self.device.type, (self.count,))
+            for module in (*blocks, model):
+                fully_shard(module, mesh=mesh)
+
+    def prepare(self, *parts: Any) -> list[Any]:
+        """Modules and the optimiser, as the loop uses them."""
+        return [
+            part if isinstance(part, nn.Module) and self.sharded else self.accelerator.prepare(part)
+            for part in parts
+        ]
+
+    def synchronising(self, model: nn.Module, now: bool) -> Any:
+        """A context for one forward and backward; gradients travel only in the one with ``now``."""
+        if self.sharded:
+            model.set_requires_gradient_sync(now)
+        elif self.count > 1 and not now:
+            return self.accelerator.no_sync(model)
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients are averaged over the processes."""
+        self.accelerator.backward(loss)
+
+    def clip(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
+        """Scale the gradients to a norm of at most ``limit``; the norm that they had."""
+        norm = self.accelerator.clip_grad_norm_(parameters, limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Over all processes, on each."""
+        return self.accelerator.reduce(x, "sum") if self.count > 1 else x
+
+    def wait(self) -> None:
+        """For all the others to come here, too."""
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raises ConnectionError, in one sentence, when another process dies or falls silent."""
+        try:
+            yield
+            if self.count > 1:
+                self.wait()
+        except RuntimeError as e:
+            if self.count == 1 or not _lost(e):
+                raise
+            raise ConnectionError(
+                f"process {self.index} of {self.count} has lost the others (one has died, or been "
+                f"silent for run.timeout): what was saved is intact, start all of them again with "
+                f"--resume"
+            ) from e
+
+    def leave(self) -> None:
+        """End the connection, so that the others know that nothing more comes."""
+        self.accelerator.end_training()
+
+
+def _lost(e: RuntimeError) -> bool:
+    """Whether the network failed: gloo says so by its name in a plain RuntimeError."""
+    return isinstance(e, torch.distributed.DistError) or "gloo" in str(e)
+
+
+def whole(tree: Any) -> Any:
+    """Tensors that are spread, gathered; in dicts and lists. All processes must ask for it."""
+    return _each(lambda x: x.full_tensor() if isinstance(x, DTensor) else x, tree)
+
+
+def _each(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: _each(function, value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_each(function, value) for value in tree)
+    return tree
+
+
+def _spread_as(x: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, spread as another one of its shape is."""
+    if isinstance(like, DTensor) and x.shape == like.shape:
+        return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
+    return x
+
+
+def load_module(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """load_state_dict from whole tensors, whether the module is spread or not."""
+    own = module.state_dict()
+    module.load_state_dict({k: _spread_as(v, own[k]) if k in own else v for k, v in state.items()})
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """load_state_dict from whole tensors, whether the parameters are spread or not."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    spread = {
+        number: _each(lambda x, p=parameters[number]: _spread_as(x, p), values)
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": spread})

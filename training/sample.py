@@ -1,0 +1,265 @@
+"""A checkpoint -> many pictures: python -m training.sample CHECKPOINT OUT [--n 50000] ...
+
+Writes OUT/samples.npz (arr_0: N x H x W x 3 bytes, which the usual FID suites read), OUT/grid.png.
+Stopped at any moment, even killed, the same command goes on where it was; every picture is a
+function of the seed, its number and the batch size alone.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from sv_core.guidance import guided
+from sv_core.sampling import VelocityFn, sample_euler, sample_ode, sample_stable
+from sv_core.schedules import regime_split, shift, uniform_grid
+
+from .backbones.base import Backbone
+from .backbones.sit import load as load_backbone
+from .checkpoint import write_atomically
+from .data import generator
+from .integrators import sample_heun, sample_sde
+from .parts import NPZ, begin, join, part_path
+from .preview import write_grid
+from .shards import fingerprint
+from .vae import load as load_vae
+
+GRID = "grid.png"
+SHOWN = 64
+"""The pictures of the grid: the first ones."""
+
+SamplerFn = Callable[[VelocityFn, Tensor, Tensor, Generator], Tensor]
+SAMPLERS: dict[str, SamplerFn] = {
+    "euler": lambda v, x, ts, g: sample_euler(v, x, ts),
+    "heun": lambda v, x, ts, g: sample_heun(v, x, ts),
+    "ode": lambda v, x, ts, g: sample_ode(v, x, ts),
+    "stable": lambda v, x, ts, g: sample_stable(v, x, ts),
+    "sde": lambda v, x, ts, g: sample_sde(v, x, ts, generator=g),
+}
+"""``stable`` runs on the paper's thinned grid, the others on all of ``steps``."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the pictures depend on."""
+
+    n: int
+    classes: list[int]
+    sampler: str
+    steps: int
+    shift: float
+    split: float
+    low_steps: int
+    guidance: float
+    interval: tuple[float, float]
+    seed: int
+    batch: int
+
+    def grid(self) -> Tensor:
+        """The times of the network's calls, and 0."""
+        ts = shift(uniform_grid(self.steps), self.shift)
+        return regime_split(ts, self.split, self.low_steps) if self.sampler == "stable" else ts
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.sample", description="Sample many pictures from a SiT checkpoint."
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    parser.add_argument("out", metavar="OUT", type=Path, help="a folder to make or to finish")
+    add = parser.add_argument
+    add("--n", type=int, default=100, help="how many pictures (100)")
+    add("--classes", default="all", help="such as 0-9,207; taken in turn (all)")
+    add("--sampler", choices=SAMPLERS, default="euler")
+    add("--steps", type=int, default=50, help="of the whole grid (50)")
+    add(
+        "--shift",
+        type=float,
+        default=1.0,
+        help="of the grid towards noise; 3 for --sampler stable's figures",
+    )
+    add("--split", type=float, default=0.85, help="stable: thin the grid below it (0.85)")
+    add("--low-steps", type=int, default=9, help="stable: calls below the split (9)")
+    add("--guidance", type=float, default=1.0, help="scale; 1 is without (1)")
+    add("--interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"),
+        help="guide where LOW <= t <= HIGH, t = 1 being noise (0 1)")  # fmt: skip
+    add("--seed", type=int, default=0)
+    add("--batch", type=int, default=50)
+    add("--vae", type=Path, help="the VAE that turns the network's latents into pictures")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the network (fp32)")
+    return parser.parse_args(arguments)
+
+
+def parse_classes(text: str, count: int) -> list[int]:
+    """``0-9,207`` or ``all``. Raises ValueError, in one sentence, for what is none of ``count``."""
+    if text == "all":
+        return list(range(count))
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"--classes wants numbers such as 0-9,207, got {text!r}")
+        found += range(int(first), int(last or first) + 1)
+    wrong = [c for c in found if c >= count]
+    if wrong or not found:
+        raise ValueError(f"the network has classes 0 to {count - 1}, --classes {text} is outside")
+    return found
+
+
+def make_order(options: argparse.Namespace, num_classes: int) -> Order:
+    """Raises ValueError, in one sentence, for a value that cannot be."""
+    for name in ("n", "steps", "batch"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if not 0 < options.shift < float("inf"):
+        raise ValueError(f"--shift must be a positive number, got {options.shift:g}")
+    low, high = options.interval
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"--interval wants 0 <= LOW <= HIGH <= 1, got {low:g} {high:g}")
+    order = Order(
+        n=options.n,
+        classes=parse_classes(options.classes, num_classes),
+        sampler=options.sampler,
+        steps=options.steps,
+        shift=options.shift,
+        split=options.split,
+        low_steps=options.low_steps,
+        guidance=options.guidance,
+        interval=(low, high),
+        seed=options.seed,
+        batch=options.batch,
+    )
+    order.grid()  # says what is wrong with split and low_steps
+    return order
+
+
+class Studio:
+    """The network, and the VAE where there is one, on their device."""
+
+    def __init__(self, backbone: Backbone, decode: Callable[[Tensor], Tensor], bf16: bool):
+        self.backbone, self.decode, self.bf16 = backbone, decode, bf16
+        self.device = next(backbone.model.parameters()).device
+
+    @torch.inference_mode()
+    def make(self, order: Order, number: int) -> Tensor:
+        """The pictures of a batch by its number, (b, h, w, 3) bytes."""
+        rows = range(number * order.batch, min((number + 1) * order.batch, order.n))
+        labels = torch.tensor([order.classes[i % len(order.classes)] for i in rows])
+        labels = labels.to(self.device)
+        sit = self.backbone.config
+        drawn = generator(order.seed, number, "sample")
+        shape = (len(rows), sit.in_channels, sit.input_size, sit.input_size)
+        noise = torch.randn(shape, generator=drawn).to(self.device)
+
+        def under(cond: Tensor) -> VelocityFn:
+            return lambda x, t: self._velocity(x, t, cond)
+
+        null = torch.full_like(labels, sit.num_classes)
+        velocity = guided(under(labels), under(null), order.guidance, order.interval)
+        latents = SAMPLERS[order.sampler](velocity, noise, order.grid(), drawn)
+        images = self.decode(self.backbone.latent.from_model(latents)).clamp(0, 1)
+        if not torch.isfinite(images).all():
+            raise FloatingPointError(
+                f"batch {number} holds numbers that are none: use --precision fp32, or another "
+                f"checkpoint"
+            )
+        images = images.expand(-1, 3, -1, -1)
+        return rearrange((images * 255).round().byte(), "b c h w -> b h w c").cpu()
+
+    def _velocity(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.backbone.velocity(x, t.to(x).expand(len(x)), cond).to(x.dtype)
+
+
+def open_studio(options: argparse.Namespace) -> Studio:
+    """Raises ValueError, in one sentence, for files that are missing, damaged or do not fit."""
+    cuda = torch.cuda.is_available()
+    if options.device == "cuda" and not cuda:
+        raise ValueError("--device is cuda, but torch sees no such GPU: use auto or cpu")
+    device = "cuda" if cuda and options.device != "cpu" else "cpu"
+    backbone = load_backbone(options.checkpoint)
+    backbone.model.to(device)
+    kind = backbone.latent.kind
+    if kind == "pixels":
+        if options.vae:
+            raise ValueError(f"{options.checkpoint} makes pixels: leave out --vae")
+        return Studio(backbone, lambda images: images, options.precision == "bf16")
+    if options.vae is None:
+        raise ValueError(f"{options.checkpoint} makes {kind} latents: name their VAE with --vae")
+    vae = load_vae(options.vae, kind)
+    vae.model.to(device)
+
+    def decode(latents: Tensor) -> Tensor:
+        return torch.cat([vae.decode(part) for part in latents.split(8)])
+
+    return Studio(backbone, decode, options.precision == "bf16")
+
+
+def draw_grid(out: Path, order: Order) -> None:
+    """The first pictures, as a PNG."""
+    images: list[np.ndarray] = []
+    number = 0
+    while sum(map(len, images)) < min(SHOWN, order.n):
+        images.append(np.load(part_path(out, number), allow_pickle=False))
+        number += 1
+    shown = torch.from_numpy(np.concatenate(images)[:SHOWN]).permute(0, 3, 1, 2) / 255
+    columns = min(8, len(shown))
+    shown = shown[: len(shown) // columns * columns]
+    write_grid(out / GRID, shown, columns, zoom=max(1, 64 // shown.shape[-1]))
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Make what is missing; whether anything was."""
+    studio = open_studio(options)
+    order = make_order(options, studio.backbone.config.num_classes)
+    settings = json.loads(json.dumps(vars(order))) | {
+        "precision": options.precision,
+        "checkpoint": fingerprint(options.checkpoint),
+        "vae": fingerprint(options.vae) if options.vae else None,
+    }
+    begin(options.out, settings)
+    if (options.out / NPZ).exists():
+        return False
+    for stale in options.out.glob(".*.partial"):
+        stale.unlink()
+    parts = -(-order.n // order.batch)
+    missing = [i for i in range(parts) if not part_path(options.out, i).exists()]
+    done = (parts - len(missing)) * order.batch
+    with tqdm(total=order.n, initial=done, desc="sample", unit="img") as bar:
+        for number in missing:
+            images = studio.make(order, number).numpy()
+            write_atomically(part_path(options.out, number), lambda f, x=images: np.save(f, x))
+            bar.update(len(images))
+    draw_grid(options.out, order)
+    join(options.out, order.n, parts)
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        made = run(options)
+    except (ValueError, OSError, FloatingPointError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("error: the GPU's memory is full: lower --batch", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what is made is kept, the same command goes on", file=sys.stderr)
+        return 130
+    print(f"{options.out / NPZ}" + ("" if made else " is finished already: nothing to do"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
