@@ -62,13 +62,21 @@ def comfy_places() -> list[Path]:
     places = [Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p]
     if ROOT.parent.name == "custom_nodes":
         places.append(ROOT.parent.parent)
-    places += [Path.home() / "comfy" / "ComfyUI", Path.home() / "Documents" / "comfy" / "ComfyUI"]
+    for folder in (Path.home() / "comfy", Path.home() / "Documents" / "comfy"):
+        places += [folder / "ComfyUI", *sorted(folder.glob("ComfyUI-*"))]
     return places
+
+
+def find_all_comfy() -> list[Path]:
+    """Those of the places that hold a ComfyUI; with COMFYUI_PATH only the ones that it names."""
+    places = [p for p in dict.fromkeys(comfy_places()) if (p / "main.py").is_file()]
+    named = {Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p}
+    return [p for p in places if p in named] or places
 
 
 def find_comfy() -> Path | None:
     """The first of those places that holds a ComfyUI."""
-    return next((p for p in comfy_places() if (p / "main.py").is_file()), None)
+    return next(iter(find_all_comfy()), None)
 
 
 def comfy_python(comfy: Path) -> Path:

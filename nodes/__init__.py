@@ -2,11 +2,28 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import dropdowns
+from .calibrate import StableVSCalibrate, StableVSCalibrationLoader
 from .models import SiTClassCondition, SiTLoader
+from .pictures import FidelityReport, RegimePlot
 from .sampling import StableVSSampler
-from .schedules import RegimeSplitScheduler
+from .schedules import RegimeSplitScheduler, RegimeSplitSigmas
+
+NODES = [
+    SiTLoader,
+    SiTClassCondition,
+    StableVSSampler,
+    RegimeSplitScheduler,
+    RegimeSplitSigmas,
+    RegimePlot,
+    FidelityReport,
+    StableVSCalibrate,
+    StableVSCalibrationLoader,
+]
 
 
 class StableVelocityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SiTLoader, SiTClassCondition, StableVSSampler, RegimeSplitScheduler]
+        # Here, because 0.3.64 never calls on_load.
+        dropdowns.register()
+        return NODES

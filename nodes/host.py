@@ -21,6 +21,9 @@ CATEGORY = "sampling/stable velocity"
 NOISE_SEED_OFFSET = 0x5AB1E
 """Keeps noise drawn inside a run apart from the initial noise of this and of the next seeds."""
 
+OWN_SAMPLER, OWN_SCHEDULER = "stable_vs", "regime_split"
+"""Our names in KSampler's drop-downs; neither can be built upon itself."""
+
 UNFIT_SAMPLERS = {
     "ddpm": "it assumes a variance-preserving diffusion model",
     "dpm_fast": "it chooses its own noise levels and ignores the grid",
@@ -43,7 +46,13 @@ def known(factory: Callable, *args: Any, **options: Any) -> Any:
 
 def sampler_names() -> list[str]:
     """The host's samplers that suit flow models, those of other packs included."""
-    return [name for name in comfy.samplers.SAMPLER_NAMES if name not in UNFIT_SAMPLERS]
+    names = comfy.samplers.SAMPLER_NAMES
+    return [n for n in names if n not in UNFIT_SAMPLERS and n != OWN_SAMPLER]
+
+
+def scheduler_names() -> list[str]:
+    """The host's schedulers whose grids can be thinned, those of other packs included."""
+    return [n for n in comfy.samplers.SCHEDULER_NAMES if n != OWN_SCHEDULER]
 
 
 def require_fit_sampler(name: str) -> None:
@@ -52,6 +61,10 @@ def require_fit_sampler(name: str) -> None:
         raise ValueError(
             f"{name} does not work with flow models ({UNFIT_SAMPLERS[name]}): choose euler, "
             "dpmpp_2m, uni_pc or another base sampler"
+        )
+    if name == OWN_SAMPLER:
+        raise ValueError(
+            f"{name} is this sampler itself: choose euler, dpmpp_2m, uni_pc or another base sampler"
         )
     if name not in comfy.samplers.SAMPLER_NAMES:
         raise ValueError(f"this ComfyUI has no sampler {name!r}: choose another base sampler")
@@ -70,6 +83,11 @@ def require_linear_flow(model_sampling: Any) -> None:
         )
 
 
+def total_steps(steps: int, denoise: float) -> int:
+    """How long a grid the host makes, to keep its last ``steps``."""
+    return int(steps / denoise) if denoise < 1 else steps
+
+
 def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     """The SIGMAS of the host's own BasicScheduler: (steps+1,), or none at all for denoise 0.
 
@@ -79,7 +97,7 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     require_linear_flow(model_sampling)
     if denoise <= 0:
         return torch.zeros(0)
-    total = int(steps / denoise) if denoise < 1 else steps
+    total = total_steps(steps, denoise)
     sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, total)
     if not sigmas.isfinite().all():
         raise ValueError(
@@ -87,6 +105,27 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
             "more steps or another scheduler"
         )
     return sigmas.cpu()[-(steps + 1) :]
+
+
+FAMILIES = {
+    "Flux2": None,  # a Flux to the host, but with a grid of its own
+    "Flux": "Flux",
+    "SD3": "SD3.5",
+    "QwenImage": "Qwen-Image",
+    "WAN21": "Wan2.2",
+}
+"""The host's model classes -> the paper's families."""
+
+
+def family(model: Any) -> str | None:
+    """Which of the paper's families a MODEL belongs to; None for any other."""
+    names = (c.__name__ for c in type(model.model).__mro__)
+    return next((FAMILIES[name] for name in names if name in FAMILIES), None)
+
+
+def has_own_shift(model: Any) -> bool:
+    """Whether a ModelSampling node has changed the MODEL's sampling."""
+    return "model_sampling" in model.object_patches
 
 
 def sampling_of(denoiser: Any) -> Any:

@@ -1,6 +1,8 @@
-"""SAMPLER nodes: the host's solvers above the split, Stable Velocity's below."""
+"""The SAMPLER node: the paper's two-regime sampler, and the samplers that make fewer calls."""
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -8,27 +10,43 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..sv_core import sampling
+from ..sv_core.calls import RULES
 from ..sv_core.schedules import split_index
+from ..sv_core.solvers import SOLVERS
 from . import host
+from .calibration import Calibration, read_nodes
+from .forecast import (
+    ADAPTIVE,
+    CALLS,
+    MODES,
+    SELF,
+    Plan,
+    PlannedSampler,
+    metadata_writer,
+    require_grid,
+)
 
 SPLIT = 0.85
-
-
-def require_grid(sigmas: Tensor) -> None:
-    """Raise ValueError, in words, unless there are noise levels and they descend."""
-    if len(sigmas) == 0:
-        raise ValueError("SIGMAS is empty: connect a scheduler with at least one step")
-    if not (sigmas[:-1] > sigmas[1:]).all():
-        raise ValueError(
-            "SIGMAS must descend from noise to 0 and never repeat a value, but these do not: "
-            "connect a scheduler's output as it is"
-        )
+PAPER = "paper"
 
 
 def require_split(split: float) -> None:
     """Raise ValueError, in words, for a split outside (0, 1)."""
     if not 0 < split < 1:
         raise ValueError(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")
+
+
+def require_mode(mode: str, noise: float, nodes: str) -> None:
+    """Raise ValueError, in words, for settings of other modes that would be ignored."""
+    if mode != PAPER and noise:
+        raise ValueError(
+            f"noise {noise:g} is for mode paper: the other modes are deterministic, set it to 0"
+        )
+    if mode == PAPER and read_nodes(nodes):
+        raise ValueError(
+            "nodes are replayed on the native grid, but mode paper calls at every step of its own: "
+            "choose mode forecast, or empty nodes"
+        )
 
 
 @torch.no_grad()
@@ -66,8 +84,11 @@ def sample_stable_vs(
             report(i, x, v, t)
             bar.update()
 
+        velocity = host.velocity_from_denoiser(model, extra_args)
+        if noise == 0:  # the same step with half the arithmetic, and no buffers for its parts
+            return sampling.sample_euler(velocity, x, low, callback=after_call)
         return sampling.sample_stable(
-            host.velocity_from_denoiser(model, extra_args),
+            velocity,
             x,
             low,
             noise=noise,
@@ -77,7 +98,7 @@ def sample_stable_vs(
 
 
 class StableVSSampler(io.ComfyNode):
-    """The paper's two-regime sampler as a SAMPLER."""
+    """The paper's sampler, and ours that make fewer calls, as a SAMPLER."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -87,12 +108,15 @@ class StableVSSampler(io.ComfyNode):
             display_name="StableVS Sampler",
             category=host.CATEGORY,
             description=(
-                "Two samplers in one: any sampler of ComfyUI while the noise level is at or above "
-                "the split, Stable Velocity's step below it. For flow models (Flux, SD3.5, "
-                "Qwen-Image, Wan, SiT). What saves model calls is the grid: connect Regime Split "
-                "Scheduler to SIGMAS."
+                "Fewer model calls for nearly the same picture, for flow models (Flux, SD3.5, "
+                "Qwen-Image, Wan, SiT). Mode forecast takes the model's native 30-step SIGMAS and "
+                "calls the model at 14 of its steps. Mode paper is the paper's sampler: connect "
+                "Regime Split Scheduler, whose grid is what saves calls there."
             ),
-            search_aliases=["stable velocity", "stablevs", "fewer steps", "flow sampler"],
+            search_aliases=[
+                "stable velocity", "stablevs", "fewer steps", "flow sampler", "forecast",
+                "skip steps", "cache",
+            ],
             inputs=[
                 host.known(
                     io.Combo.Input,
@@ -100,9 +124,9 @@ class StableVSSampler(io.ComfyNode):
                     options=host.sampler_names(),
                     default="euler",
                     tooltip=(
-                        "The sampler for the high-noise steps. euler is the paper's choice for "
-                        "SD3.5, Flux and Qwen-Image, uni_pc for Wan. Samplers that are wrong for "
-                        "flow models are not listed."
+                        "Mode paper: the sampler for the high-noise steps. euler is the paper's "
+                        "choice for SD3.5, Flux and Qwen-Image, uni_pc for Wan. Samplers that are "
+                        "wrong for flow models are not listed. Other modes have solver instead."
                     ),
                 ),
                 host.known(
@@ -113,8 +137,9 @@ class StableVSSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip=(
-                        "The noise level between the two regimes: steps that begin at or above it "
-                        "use the base sampler. 0.85 is the paper's. Use the scheduler's value."
+                        "Mode paper: the noise level between the two regimes; steps that begin at "
+                        "or above it use the base sampler. 0.85 is the paper's. Use the "
+                        "scheduler's value."
                     ),
                 ),
                 host.known(
@@ -126,9 +151,95 @@ class StableVSSampler(io.ComfyNode):
                     step=0.01,
                     advanced=True,
                     tooltip=(
-                        "Share of the noise that is drawn anew at each low step (from the seed). "
-                        "At 0, the default and the paper's setting, a low step equals an Euler "
-                        "step on these models. Above 0 it only hurt wherever it was measured."
+                        "Mode paper only: share of the noise that is drawn anew at each low step "
+                        "(from the seed). At 0, the default and the paper's setting, a low step "
+                        "equals an Euler step on these models. Above 0 it only hurt wherever it "
+                        "was measured."
+                    ),
+                ),
+                # Appended and optional: graphs and prompts from before keep their meaning.
+                host.known(
+                    io.Combo.Input,
+                    "mode",
+                    options=[PAPER, *MODES],
+                    default=PAPER,
+                    optional=True,
+                    tooltip=(
+                        "paper: two regimes on a thinned grid. The others take native SIGMAS: "
+                        "forecast calls at fixed steps, adaptive where the tolerance asks, "
+                        "self-calibrating as the queue's first picture taught, calibrated from a "
+                        "file; ode aims at the exact solution, not at the 30-step picture."
+                    ),
+                ),
+                host.known(
+                    io.Combo.Input,
+                    "solver",
+                    options=list(SOLVERS),
+                    default="euler",
+                    optional=True,
+                    tooltip=(
+                        "The sampler whose picture is to be kept, in all modes but paper and ode. "
+                        "With as many calls as steps the result is exactly its result."
+                    ),
+                ),
+                host.known(
+                    io.Int.Input,
+                    "calls",
+                    default=CALLS,
+                    min=2,
+                    max=1000,
+                    optional=True,
+                    tooltip=(
+                        "Model calls of one run, in all modes but paper and adaptive: 14 of 30 is "
+                        "usual, 12 is a draft, 8 and 10 are previews. With two experts, every "
+                        "sampler node makes that many."
+                    ),
+                ),
+                host.known(
+                    io.Combo.Input,
+                    "rule",
+                    options=list(RULES),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Mode forecast: where the calls are. auto: early from 12 calls on, density "
+                        "below. early: more at high noise, where modes are decided; guarded: more "
+                        "still. safe: every step at or above 0.85 and six below, whatever calls "
+                        "says."
+                    ),
+                ),
+                host.known(
+                    io.Float.Input,
+                    "tolerance",
+                    default=0.02,
+                    min=0.001,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip=(
+                        "Mode adaptive: how far a forecast may be off before the model is called "
+                        "again. 0.01 is quality, 0.02 usual, 0.03 a draft."
+                    ),
+                ),
+                host.known(
+                    io.String.Input,
+                    "nodes",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Empty: chosen by the mode. A list such as 0 2 4 7, from the log or a "
+                        "saved picture's stable_velocity metadata, is replayed exactly: the steps "
+                        "of the native grid at which the model is called."
+                    ),
+                ),
+                io.Custom("CALIBRATION").Input(
+                    "calibration",
+                    optional=True,
+                    tooltip=(
+                        "Mode calibrated: from StableVS Calibrate or StableVS Calibration Loader. "
+                        "It must belong to this model and these SIGMAS."
                     ),
                 ),
             ],
@@ -138,7 +249,8 @@ class StableVSSampler(io.ComfyNode):
                     tooltip="Connect to SamplerCustom or SamplerCustomAdvanced.",
                 )
             ],
-        )
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+        )  # fmt: skip
 
     @classmethod
     def validate_inputs(cls, base: str | None = None, split: float | None = None) -> bool | str:
@@ -153,7 +265,32 @@ class StableVSSampler(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, base: str, split: float, noise: float) -> io.NodeOutput:
-        host.require_fit_sampler(base)
-        require_split(split)
-        return io.NodeOutput(host.make_sampler(sample_stable_vs, base, split=split, noise=noise))
+    def fingerprint_inputs(cls, mode: str | None = PAPER, **settings: Any) -> int:
+        """Runs that choose their own calls note them in every picture, so they run every time."""
+        return time.time_ns() if mode in (None, ADAPTIVE, SELF) else 0
+
+    @classmethod
+    def execute(
+        cls,
+        base: str,
+        split: float,
+        noise: float,
+        mode: str = PAPER,
+        solver: str = "euler",
+        calls: int = CALLS,
+        rule: str = "auto",
+        tolerance: float = 0.02,
+        nodes: str = "",
+        calibration: Calibration | None = None,
+    ) -> io.NodeOutput:
+        require_mode(mode, noise, nodes)
+        if mode == PAPER:
+            host.require_fit_sampler(base)
+            require_split(split)
+            sampler = host.make_sampler(sample_stable_vs, base, split=split, noise=noise)
+            return io.NodeOutput(sampler)
+        hidden = cls.hidden
+        note = metadata_writer(hidden.extra_pnginfo, str(hidden.unique_id)) if hidden else None
+        plan = Plan(mode, solver, calls, rule, tolerance, read_nodes(nodes), calibration, note)
+        plan.check()
+        return io.NodeOutput(PlannedSampler(plan))

@@ -146,24 +146,28 @@ def _march(
             callback(k, x_k, v, ts[k])
         return path.velocity(x_k, v, k)
 
-    def advance(state: State, known: Known, start: int, stop: int) -> State:
+    state: State = State(x / path.scale[0])
+    snapshot: State | None = None
+    del x
+
+    def advance(start: int, stop: int) -> None:
+        nonlocal state
         for i in range(start, stop):
             state = solver(state, _forecast(times, known, i), times[i], times[i + 1])
-        return state
 
-    state = after_call = State(x / path.scale[0])
-    del x
     known: Known = ()
     k = 0
     while k < last:
         known = ((k, call(state.x, k)), *known[:2])
-        if len(known) > 1 and k - known[1][0] > 1:
-            state = advance(after_call, known, known[1][0] + 1, k)
+        if snapshot is not None and k - known[1][0] > 1:
+            # What is not needed any more is let go first: states are most of the memory.
+            state, snapshot = snapshot, None
+            advance(known[1][0] + 1, k)
         following = next_call(known)
         known = known[:2]
         # The step on the real velocity is the same in the replay, so the snapshot follows it.
-        state = after_call = solver(state, known[0][1], times[k], times[k + 1])
-        state = advance(state, known, k + 1, following)
+        state = snapshot = solver(state, known[0][1], times[k], times[k + 1])
+        advance(k + 1, following)
         k = following
     return (path.scale[last] * state.x).to(dtype)
 

@@ -10,17 +10,17 @@ from torch.nn import functional as F
 
 from .checkpoint import write_atomically
 
-_INK, _PAPER, _ACCENT = "#20252b", "#ffffff", ("#3b4a5a", "#d1495b", "#2f7f86")
+_INK, _PAPER, _ACCENT = "#20252b", "#ffffff", ("#3b4a5a", "#d1495b", "#2f7f86", "#b07d1a")
 GAIN = 5
 """How much differences are amplified: without it most would be invisible."""
 
 
 class Panel(NamedTuple):
-    """One way of sampling: its title, a line below, its time grid and pictures (n, 1, h, w)."""
+    """One way of sampling: its title, a line below, when it calls, and pictures (n, 1, h, w)."""
 
     title: str
     caption: str
-    ts: Tensor
+    called: list[float]
     images: Tensor
 
 
@@ -41,7 +41,7 @@ def write_comparison(
     figure.suptitle(heading, color=_INK, fontsize=15, fontweight="bold")
     for i, panel in enumerate(panels):
         top, bottom = axes[0, i], axes[1, i]
-        top.set_title(panel.title, color=_ACCENT[i % 3], fontsize=14, fontweight="bold")
+        top.set_title(panel.title, color=_ACCENT[i % len(_ACCENT)], fontsize=14, fontweight="bold")
         top.imshow(
             _sheet(panel.images, columns, 0.0), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
         )
@@ -75,8 +75,8 @@ def _draw_grids(axis: Any, panels: list[Panel], split: float) -> None:
     axis.axvspan(split, 1.03, color="#f0e3d2", zorder=0)
     axis.text(split, 0.04, "split ", ha="right", color=_INK, fontsize=9)
     for i, panel in enumerate(panels):
-        row, color = len(panels) - i, _ACCENT[i % 3]
-        calls = panel.ts[:-1]
+        row, color = len(panels) - i, _ACCENT[i % len(_ACCENT)]
+        calls = panel.called
         axis.hlines(row, 0, 1, color="#dde2e7", linewidth=1, zorder=1)
         axis.scatter(calls, [row] * len(calls), s=26, color=color, zorder=2)
         axis.text(0, row + 0.17, panel.title, color=color, fontsize=10, fontweight="bold")

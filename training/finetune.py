@@ -99,6 +99,14 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except RuntimeError as e:
+        # Only a run that compiles has this module loaded, and loading it takes seconds.
+        dynamo = sys.modules.get("torch._dynamo.exc")
+        if dynamo is None or not isinstance(e, dynamo.TorchDynamoException):
+            raise
+        why = " ".join(str(e).split("\n")[:2]) or type(e).__name__  # where, and what
+        print(f"error: run.compile failed ({why}): leave it out", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped at once; what was saved is intact, --resume goes on", file=sys.stderr)
         return 130

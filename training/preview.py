@@ -1,5 +1,6 @@
 """From a backbone to pictures, through the very samplers that ship."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from sv_core.guidance import guided
-from sv_core.sampling import VelocityFn, sample_stable
+from sv_core.sampling import Callback, VelocityFn, sample_stable
 from sv_core.schedules import shift, uniform_grid
 
 from .backbones.base import Backbone
@@ -54,11 +55,17 @@ def sample(
     noise: Tensor,
     ts: Tensor,
     scale: float = GUIDANCE,
+    sampler: Callable[..., Tensor] = sample_stable,
+    callback: Callback | None = None,
 ) -> Tensor:
-    """Latents (b, c, h, w) as the data has them, from noise on the grid ts. [StableVS, noise 0]"""
+    """Latents (b, c, h, w) as the data has them, from noise on the grid ts.
+
+    ``sampler`` is any of ``sv_core.sampling``; ``callback`` sees its calls of the network.
+    """
     device = next(backbone.model.parameters()).device
     velocity = guided_velocity(backbone, labels.to(device), null, scale)
-    return backbone.latent.from_model(sample_stable(velocity, noise.to(device), ts)).cpu()
+    x = sampler(velocity, noise.to(device), ts, callback=callback)
+    return backbone.latent.from_model(x).cpu()
 
 
 def write_grid(path: Path, images: Tensor, columns: int, zoom: int = 6) -> None:

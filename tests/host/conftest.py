@@ -35,19 +35,46 @@ def comfy(request: pytest.FixtureRequest) -> Host:
 
 
 @pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random models of all the families, as a models folder; every host writes the same bytes."""
+    folder = tmp_path_factory.mktemp("tiny") / "models"
+    subprocess.run(
+        [HOSTS[0].python, HERE / "tiny.py", folder],
+        cwd=HOSTS[0].folder,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def server(
-    comfy: Host, digits_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    comfy: Host,
+    digits_checkpoint: Path,
+    tiny_models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    """A running server of that checkout that has the pack and the digits model."""
-    running = Server(comfy, tmp_path_factory.mktemp(comfy.name, numbered=True))
-    shutil.copy2(digits_checkpoint, running.base / "models/diffusion_models/digits_sit.safetensors")
+    """A running server of that checkout that has the pack, the digits model and tiny others."""
+    base = tmp_path_factory.mktemp(comfy.name, numbered=True)
+    for file in tiny_models.rglob("*.safetensors"):
+        place = base / "models" / file.relative_to(tiny_models)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file)
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes/test_nodes").symlink_to(HERE / "test_nodes", target_is_directory=True)
+    (base / "input").mkdir()
+    shutil.copy2(comfy.folder / "input/example.png", base / "input")
+    shutil.copy2(digits_checkpoint, base / "models/diffusion_models/digits_sit.safetensors")
+    running = Server(comfy, base)
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="session")
 def inside(comfy: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """What ``inside.py`` found in that checkout's own interpreter: check -> complaint or None."""
+    """What the checks found in that checkout's own interpreter: check -> complaint or None."""
     out = tmp_path_factory.mktemp("inside") / "results.json"
     done = subprocess.run(
         [comfy.python, HERE / "inside.py", PACK, out],
@@ -63,7 +90,7 @@ def inside(comfy: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "check" in metafunc.fixturenames:
-        source = (HERE / "inside.py").read_text()
+        source = "".join((HERE / f"{name}.py").read_text() for name in ("inside_grids", "inside"))
         metafunc.parametrize("check", re.findall(r"^def check_(\w+)", source, re.MULTILINE))
 
 

@@ -1,151 +1,47 @@
 """Checks that need the host's own interpreter: python inside.py PACK RESULTS, in its folder.
 
-Every ``check_*`` raises AssertionError or returns; the results go to a JSON file, which
-``test_inside.py`` reads. The network is a flow whose exact velocity is known: data N(0, SPREAD^2).
+Every ``check_*``, here and in ``inside_grids.py``, raises AssertionError or returns; the results go
+to a JSON file, which ``test_inside.py`` reads.
 """
 
-import asyncio
 import json
-import logging
 import math
-import os
 import sys
 import time
 import traceback
-from importlib import import_module
 from pathlib import Path
 
-PACK, RESULTS = Path(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, os.getcwd())
+from inside_host import (
+    GRID,
+    KNOWN_MODULES,
+    LOADING,
+    MODEL,
+    NAME,
+    SHAPE,
+    SPREAD,
+    Scheduler,
+    complaint,
+    host,
+    host_model,
+    latent,
+    make_model,
+    sample,
+    sampling,
+    sit,
+    stable,
+)
 
-import comfy.options  # noqa: E402  before the arguments, as the host's main does
-from comfy.cli_args import args  # noqa: E402
-
-args.cpu = True
-logging.disable(logging.WARNING)
-
-import comfy.model_patcher  # noqa: E402
-import comfy.model_sampling  # noqa: E402
-import comfy.sample  # noqa: E402
-import comfy.samplers  # noqa: E402
-import comfy_config.config_parser  # noqa: E402, F401  the host's share of loading the first pack
-import torch  # noqa: E402
-from comfy_extras.nodes_custom_sampler import BasicScheduler  # noqa: E402
-from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete  # noqa: E402
-
-import nodes  # noqa: E402
-
-torch.set_num_threads(1)
-KNOWN_MODULES = set(sys.modules)
-BEGAN = time.process_time()
-assert asyncio.run(nodes.load_custom_node(str(PACK)))
-LOADING = time.process_time() - BEGAN
-
-NAME = str(PACK).replace(".", "_x_")
-host = import_module(".nodes.host", NAME)
-host_model = import_module(".nodes.host_model", NAME)
-sampling = import_module(".nodes.sampling", NAME)
-latent = import_module(".sv_core.latent", NAME)
-sit = import_module(".sv_core.models.sit", NAME)
-Scheduler = nodes.NODE_CLASS_MAPPINGS["RegimeSplitScheduler"]
-SPREAD, SHAPE = 0.5, (24, 4, 16, 16)
-
-
-class ExactFlow(torch.nn.Module):
-    """v = (x - E[x0 | x]) / t for data N(0, SPREAD^2), in a SiT's place."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config, self.blocks = config, []
-        self.pos_embed = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, x, t, **options):
-        t = t.view(-1, *[1] * (x.ndim - 1))
-        data, noise = ((1 - t) * SPREAD) ** 2, t**2
-        return (x - x * (1 - t) * SPREAD**2 / (data + noise)) / t
-
-
-def make_model(shift=3.0):
-    model = host_model.SiTModel(
-        ExactFlow(sit.SiTConfig(input_size=16, num_classes=3)), latent.SD_VAE, shift
-    )
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-
-
-MODEL = make_model()
-GRID = host.host_grid(MODEL, "simple", 30, 1.0)
-
-
-def stable(base="euler", split=0.85, noise=0.0):
-    return host.make_sampler(sampling.sample_stable_vs, base, split=split, noise=noise)
-
-
-def sample(sampler, sigmas, seed=1, shape=SHAPE, model=MODEL, callback=None, mask=None):
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    positive, negative = (host_model.conditioning_from_classes(c) for c in ([0], None))
-    return comfy.sample.sample_custom(
-        model, noise, 1.0, sampler, sigmas, positive, negative, torch.zeros(shape),
-        callback=callback, disable_pbar=True, seed=seed, noise_mask=mask,
-    )  # fmt: skip
-
-
-def complaint(action):
-    try:
-        action()
-    except ValueError as e:
-        return str(e)
-    raise AssertionError("nothing was refused")
+import inside_grids  # isort: skip  after inside_host, which starts the host
+import comfy.model_sampling  # isort: skip
+import comfy.samplers
+import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 
 def check_pack_loads_quickly_and_brings_no_heavy_module():
     new = {m.split(".")[0] for m in sys.modules.keys() - KNOWN_MODULES if not m.startswith(NAME)}
     assert not new & {"scipy", "matplotlib", "sklearn", "pandas", "accelerate", "diffusers"}, new
     assert LOADING < 0.2, f"{LOADING:.3f} s"
-
-
-def check_grid_is_the_host_s_own_for_every_scheduler():
-    for name in comfy.samplers.SCHEDULER_NAMES:
-        for steps, denoise in ((1, 1.0), (7, 1.0), (30, 1.0), (30, 0.3), (9, 0.75), (20, 0.0)):
-            theirs = BasicScheduler().get_sigmas(MODEL, name, steps, denoise)[0]
-            if theirs.isfinite().all():
-                ours = host.host_grid(MODEL, name, steps, denoise)
-                assert torch.equal(ours, theirs), (name, steps, denoise)
-            else:
-                words = complaint(lambda: host.host_grid(MODEL, name, steps, denoise))  # noqa: B023
-                assert name in words and "more steps" in words
-
-
-def check_scheduler_splits_after_slicing():
-    sigmas, high, low, calls, report = Scheduler.execute(
-        MODEL, "simple", 30, 1.0, 0.85, 9, "flow_match"
-    ).args
-    assert calls == len(sigmas) - 1 == 20 and "10 saved" in report, report
-    assert (len(high), len(low)) == (12, 10) and high[-1] == low[0] and low[-1] == 0
-    assert (high[:-1] >= 0.85).all() and (low < 0.85).all()
-    sigmas, high, low, calls, report = Scheduler.execute(
-        MODEL, "simple", 30, 0.3, 0.85, 9, "flow_match"
-    ).args
-    assert sigmas[0] == BasicScheduler().get_sigmas(MODEL, "simple", 30, 0.3)[0][0] < 0.85
-    assert calls == 9 and len(high) == 1 and torch.equal(low, sigmas), report
-
-
-def check_scheduler_says_where_nothing_is_saved():
-    for steps, denoise, low_steps, calls in ((1, 1.0, 9, 1), (20, 0.0, 9, 0), (30, 1.0, 19, 30)):
-        out = Scheduler.execute(MODEL, "simple", steps, denoise, 0.85, low_steps, "flow_match").args
-        assert out[3] == calls and ("nothing" in out[4]), out[4]
-        assert len(out[0]) == (calls + 1 if calls else 0)
-
-
-def check_split_pieces_sampled_in_two_stages_equal_one_run():
-    sigmas, high, low, *_ = Scheduler.execute(MODEL, "simple", 30, 1.0, 0.85, 9, "unipc").args
-    whole = sample(stable(), sigmas)
-    first = sample(stable(), high)
-    positive = host_model.conditioning_from_classes([0])
-    second = comfy.sample.sample_custom(
-        MODEL, torch.zeros(SHAPE), 1.0, stable(), low, positive, positive, first,
-        disable_pbar=True, seed=1,
-    )  # fmt: skip
-    assert (whole - second).abs().max() < 2e-5 * whole.abs().max()
 
 
 def check_noise_free_steps_equal_the_host_s_euler():
@@ -208,6 +104,32 @@ def check_noise_is_seeded_and_keeps_the_noise_level():
     drawn = host.seeded_noise(denoiser, {"seed": 3})(torch.zeros(SHAPE))
     initial = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
     assert abs(float((drawn * initial).mean())) < 0.05, "the initial noise came back"
+
+
+def check_noise_is_drawn_on_the_cpu_for_every_device_and_dtype():
+    # The meta device stands for any other: what is drawn there cannot depend on it.
+    denoiser = type("D", (), {})()
+    denoiser.inner_model = type("G", (), {"model_patcher": MODEL})()
+    drawn, original = [], torch.randn
+
+    def watched(*args, **options):
+        drawn.append(original(*args, **options))
+        assert options["generator"].device.type == "cpu", "drawn by a device's own generator"
+        return drawn[-1]
+
+    torch.randn = watched
+    try:
+        for x in (
+            torch.zeros(2, 4, 8, 8),
+            torch.zeros(2, 4, 8, 8, dtype=torch.float16),
+            torch.zeros(2, 4, 8, 8, device="meta"),
+        ):
+            noise = host.seeded_noise(denoiser, {"seed": 7})(x)
+            assert (noise.device, noise.dtype) == (x.device, x.dtype)
+    finally:
+        torch.randn = original
+    assert all(torch.equal(d, drawn[0]) and d.device.type == "cpu" for d in drawn)
+    assert all(d.dtype == torch.float32 for d in drawn) and len(drawn) == 3
 
 
 def check_noise_follows_the_model_s_scale():
@@ -299,7 +221,7 @@ def check_lora_finds_the_published_parameter_names():
 
 def main():
     results = {}
-    for name, check in list(globals().items()):
+    for name, check in [*vars(inside_grids).items(), *globals().items()]:
         if name.startswith("check_"):
             began = time.perf_counter()
             try:
@@ -308,7 +230,7 @@ def main():
             except Exception:
                 results[name.removeprefix("check_")] = traceback.format_exc(limit=-3)
             print(f"{time.perf_counter() - began:7.2f} s  {name}", file=sys.stderr)
-    RESULTS.write_text(json.dumps(results))
+    Path(sys.argv[2]).write_text(json.dumps(results))
 
 
 main()

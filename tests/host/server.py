@@ -1,12 +1,10 @@
 """Real ComfyUI servers for tests: find checkouts, start one, queue prompts, read the answers."""
 
-import importlib.util
 import json
 import os
 import re
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import dev
 
 PACK = Path(__file__).resolve().parents[2]
 NAME = "stable-velocity"
@@ -33,32 +33,9 @@ class Host:
         return self.folder.name
 
 
-def host_python(folder: Path) -> Path:
-    """The checkout's own virtual environment, or the interpreter of the tests."""
-    inside = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    own = (folder / venv / inside for venv in (".venv", "venv"))
-    return next((p for p in own if p.exists()), Path(sys.executable))
-
-
 def find_hosts() -> list[Host]:
-    """COMFYUI_PATH (several, as PATH is written), else around the pack, else ~/comfy/ComfyUI*."""
-    named = os.environ.get("COMFYUI_PATH")
-    if named:
-        folders = [Path(p).expanduser() for p in named.split(os.pathsep) if p]
-    elif PACK.parent.name == "custom_nodes":
-        folders = [PACK.parent.parent]
-    else:
-        folders = sorted((Path.home() / "comfy").glob("ComfyUI*"))
-    return [Host(f, host_python(f)) for f in folders if (f / "main.py").is_file()]
-
-
-def lend_missing_packages(host: Host, folder: Path) -> None:
-    """ComfyUI 0.3.64 imports requests but does not ask for it: give a host that lacks it ours."""
-    if subprocess.run([host.python, "-c", "import requests"], stderr=subprocess.DEVNULL).returncode:
-        folder.mkdir()
-        for name in ("requests", "urllib3", "certifi", "idna"):  # pure Python, all of them
-            if spec := importlib.util.find_spec(name):
-                (folder / name).symlink_to(Path(spec.origin).parent, target_is_directory=True)
+    """Every ComfyUI that dev.py finds, with its own interpreter."""
+    return [Host(folder, dev.comfy_python(folder)) for folder in dev.find_all_comfy()]
 
 
 class PromptError(Exception):
@@ -73,7 +50,6 @@ class Server:
         for folder in ("custom_nodes", "models/diffusion_models", "input", "output", "temp"):
             (base / folder).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes" / NAME).symlink_to(PACK, target_is_directory=True)
-        lend_missing_packages(host, base / "lent")
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
@@ -89,7 +65,6 @@ class Server:
                 env=os.environ | {
                     "OMP_NUM_THREADS": "1",  # the networks are too small for more
                     "PYTHONDONTWRITEBYTECODE": "1",
-                    "PYTHONPATH": str(base / "lent"),
                 },
             )  # fmt: skip
         try:
@@ -106,6 +81,11 @@ class Server:
 
     def _answers(self) -> bool:
         if self._process.poll() is not None:
+            if lacks := re.search(r"No module named '(\w+)'", self.log):
+                raise RuntimeError(
+                    f"{self.host.folder} lacks the Python package {lacks[1]}: install it with "
+                    f"{self.host.python} -m pip install {lacks[1]}"
+                )
             raise RuntimeError(f"ComfyUI stopped while starting:\n{self.log[-4000:]}")
         try:
             self.get("/system_stats")

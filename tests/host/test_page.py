@@ -1,4 +1,4 @@
-"""The digits workflow in ComfyUI's real web page, in a real browser."""
+"""The workflows in ComfyUI's real web page, in a real browser."""
 
 import json
 import os
@@ -9,11 +9,28 @@ from pathlib import Path
 import pytest
 
 from tests.host.server import NAME, PACK, Server
+from tests.host.tiny import SMALL
 
 pytestmark = pytest.mark.comfy
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = PACK / "out" / "screenshots"
 EVENTS = ("execution_success", "execution_error", "execution_interrupted", "progress", "b_preview")
+TWINS = Path(__file__).parent / "workflows"
+SHRINK = """small => {
+    for (const node of app.graph._nodes)
+        for (const widget of node.widgets ?? [])
+            if (widget.name in small) widget.value = Math.min(widget.value, small[widget.name]);
+}"""
+SHOW_ALL = """() => {
+    const boxes = app.graph._nodes.map(n => [n.pos[0], n.pos[1] - 40, n.size[0], n.size[1] + 40]);
+    const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
+    const right = Math.max(...boxes.map(b => b[0] + b[2]));
+    const bottom = Math.max(...boxes.map(b => b[1] + b[3]));
+    const scale = Math.min(1450 / (right - left), 780 / (bottom - top));
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [80 / scale - left, 80 / scale - top];
+    app.canvas.setDirty(true, true);
+}"""
 COUNT_EVENTS = """names => {
     window.seen = Object.fromEntries(names.map(n => [n, []]));
     for (const n of names) app.api.addEventListener(n, e => window.seen[n].push(e.detail));
@@ -33,28 +50,45 @@ def browser() -> Iterator:
         running.close()
 
 
-@pytest.fixture
-def page(server: Server, browser) -> Iterator:
-    """ComfyUI's page, loaded, with ``page.complaints`` of the console."""
+@pytest.fixture(scope="session")
+def opened(server: Server, browser) -> Iterator:
+    """ComfyUI's page, loaded, with ``complaints`` of the console."""
     server.request("/api/settings", {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"})
-    opened = browser.new_page(viewport={"width": 1600, "height": 900})
-    opened.complaints = []
-    opened.on("console", lambda m: opened.complaints.append(m.text) if m.type == "error" else None)
-    opened.on("pageerror", lambda e: opened.complaints.append(str(e)))
-    opened.goto(server.url)
-    opened.wait_for_function("window.app && window.app.vueAppReady", timeout=90_000)
-    yield opened
-    opened.close()
+    page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page.complaints = []
+    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page.goto(server.url)
+    page.wait_for_function("window.app && window.app.vueAppReady", timeout=90_000)
+    assert ours(page.complaints) == []
+    page.evaluate(COUNT_EVENTS, EVENTS)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(opened):
+    """That page, with nothing heard yet."""
+    opened.complaints.clear()
+    opened.evaluate("for (const n in seen) seen[n] = []")
+    return opened
 
 
 def ours(complaints: list[str]) -> list[str]:
     """Those that name the pack or its nodes."""
-    words = (NAME, "SiT", "StableVS", "RegimeSplit", "digits")
+    words = (NAME, "SiT", "StableVS", "RegimeSplit", "RegimePlot", "FidelityReport", "digits")
     return [c for c in complaints if any(word in c for word in words)]
 
 
-def test_digits_workflow_opens_and_runs(page, server: Server, digits: dict) -> None:
-    workflow = json.loads((PACK / "workflows" / "digits.json").read_text())
+def inputs_of(server: Server, kind: str) -> set[str]:
+    """The inputs that this version of the host gives a node."""
+    inputs = server.get(f"/object_info/{kind}")[kind]["input"]
+    return {name for part in ("required", "optional") for name in inputs.get(part, {})}
+
+
+def open_workflow(page, server: Server, name: str, twin: dict) -> None:
+    """Load the UI file; every node is known, and the page makes the API twin of it."""
+    workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
     page.evaluate("graph => app.loadGraphData(graph)", workflow)
     missing = page.evaluate(
         "app.graph._nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))"
@@ -63,24 +97,42 @@ def test_digits_workflow_opens_and_runs(page, server: Server, digits: dict) -> N
     # Notes are drawn by the page itself.
     assert [m for m in missing if m not in ("Note", "MarkdownNote")] == []
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
-    assert prompt.keys() == digits.keys()
-    for node, wanted in digits.items():
+    assert prompt.keys() == twin.keys()
+    for node, wanted in twin.items():
         assert prompt[node]["class_type"] == wanted["class_type"]
-        got = {name: prompt[node]["inputs"].get(name) for name in wanted["inputs"]}
-        assert got == wanted["inputs"], f"the API twin differs in node {node}"
-    page.evaluate(COUNT_EVENTS, EVENTS)
+        known = inputs_of(server, wanted["class_type"])
+        inputs = {k: v for k, v in wanted["inputs"].items() if k in known}
+        got = {k: prompt[node]["inputs"].get(k) for k in inputs}
+        assert got == inputs, f"the API twin differs in node {node}"
+
+
+def press_run(page, server: Server, name: str) -> None:
+    """Queue what the page shows, wait for the end, keep a picture of the whole graph."""
     page.evaluate("app.queuePrompt(0, 1)")
     page.wait_for_function(
         "seen.execution_success.length + seen.execution_error.length", timeout=120_000
     )
+    page.evaluate(SHOW_ALL)
     page.wait_for_timeout(1500)  # the pictures arrive
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"digits-{server.host.name}.png")
+    page.screenshot(path=SCREENSHOTS / f"{name}-{server.host.name}.png")
     assert page.evaluate("seen.execution_error") == []
+    assert ours(page.complaints) == []
+
+
+def test_digits_workflow_opens_and_runs(page, server: Server, digits: dict) -> None:
+    open_workflow(page, server, "digits", digits)
+    press_run(page, server, "digits")
     steps = [p["value"] for p in page.evaluate("seen.progress") if p["max"] == 20]
     assert steps == list(range(1, 21))
     assert page.evaluate("seen.b_preview.length") >= 2
-    assert ours(page.complaints) == []
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in TWINS.glob("*.json")))
+def test_workflow_opens_and_runs_on_tiny_models(page, server: Server, name: str) -> None:
+    open_workflow(page, server, name, json.loads((TWINS / f"{name}.json").read_text("utf-8")))
+    page.evaluate(SHRINK, SMALL)
+    press_run(page, server, name)
 
 
 def test_workflow_opens_from_the_templates_browser(page, server: Server) -> None:
@@ -103,3 +155,20 @@ def test_help_page_shows(page, server: Server) -> None:
     path = Path("extensions") / NAME / "docs" / "StableVSSampler.md"
     text = page.evaluate("async path => (await fetch('/' + path)).text()", path.as_posix())
     assert "equals an Euler step" in text
+
+
+def test_widgets_that_a_preset_overrides_are_disabled(page) -> None:
+    disabled = """name => {
+        const node = app.graph._nodes.find(n => n.type === "RegimeSplitScheduler");
+        const preset = node.widgets.find(w => w.name === "preset");
+        if (name) { preset.value = name; preset.callback(name); }
+        return node.widgets.filter(w => w.disabled).map(w => w.name);
+    }"""
+    overridden = ["scheduler", "steps", "split", "low_steps", "rule"]
+    for workflow, of_file in (("flux1_dev", overridden), ("digits", [])):
+        graph = json.loads((PACK / "workflows" / f"{workflow}.json").read_text("utf-8"))
+        page.evaluate("graph => app.loadGraphData(graph)", graph)
+        assert page.evaluate(disabled, "") == of_file
+        assert page.evaluate(disabled, "SD3.5") == overridden
+        assert page.evaluate(disabled, "manual") == []
+    assert ours(page.complaints) == []

@@ -14,7 +14,8 @@ from torch import nn
 
 from training import data, optim, trackers
 from training.blocks import adapt
-from training.config import OptimConfig, RunConfig
+from training.config import OptimConfig, RunConfig, dump
+from training.finetune import main
 from training.learner import Learner
 from training.loop import train
 from training.objective import build_objective
@@ -253,3 +254,15 @@ def test_an_overflow_in_fp16_skips_the_step_and_too_many_end_the_run(tiny, monke
     endless = replace(endless, run=replace(tiny.run, out=tiny.run.out + "-endless"))
     with pytest.raises(FloatingPointError, match=r"the gradient is not a finite number at step 50"):
         train(endless)
+
+
+def test_a_compiler_that_fails_is_said(tiny, tmp_path, monkeypatch, capsys):
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no C++ compiler found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=no_compiler))
+    file = tmp_path / "config.toml"
+    file.write_text(dump(replace(tiny, run=replace(tiny.run, compile=True))))
+    assert main([str(file)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: run.compile failed (") and "no C++ compiler found" in said

@@ -1,0 +1,187 @@
+"""Grids as the SIGMAS nodes make them: presets, thinning, two experts, and what it saves."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..sv_core.schedules import (
+    low_count,
+    qwen_grid,
+    qwen_mu,
+    regime_split,
+    split_index,
+    with_node,
+)
+from . import host
+from .sampling import SPLIT, require_split
+
+BOUNDARY = (
+    "Noise level at which a second expert takes over: 0.875 for Wan2.2 14B text-to-video, 0.9 for "
+    "image-to-video. 0: the model has one expert."
+)
+MANUAL, AUTO = "manual", "auto"
+
+
+class Thinning(NamedTuple):
+    """What is kept of a grid; the defaults are the paper's."""
+
+    split: float = SPLIT
+    low_steps: int = 9
+    rule: str = "flow_match"
+
+
+class Setting(NamedTuple):
+    """How a grid is made and thinned; the defaults are the paper's."""
+
+    scheduler: str | None
+    """The host's, or None for Qwen-Image's own grid, which no host scheduler makes."""
+    steps: int = 30
+    thinning: Thinning = Thinning()
+
+    def __str__(self) -> str:
+        grid = f"scheduler {self.scheduler}" if self.scheduler else "Qwen-Image's own grid"
+        split, low_steps, rule = self.thinning
+        return f"{grid}, {self.steps} steps, split {split:g}, {low_steps} low steps, rule {rule}"
+
+
+PRESETS = {
+    "Flux": Setting("simple"),
+    "SD3.5": Setting("normal"),
+    "Qwen-Image": Setting(None),
+    "Wan2.2": Setting("simple", thinning=Thinning(rule="unipc")),
+}
+
+
+def read_from_model(model: Any) -> tuple[str, Setting]:
+    """The preset of the MODEL's family, and why in a word.
+
+    A shift that a ModelSampling node has set is the user's wish, so that the grid follows it.
+    """
+    name = host.family(model)
+    if name is None:
+        return f"{AUTO}, a model outside the paper", Setting("simple")
+    setting = PRESETS[name]
+    if setting.scheduler is None and host.has_own_shift(model):
+        return f"{AUTO}, {name} with the shift of its node", setting._replace(scheduler="simple")
+    return f"{AUTO}, {name}", setting
+
+
+def native_grid(model: Any, setting: Setting, denoise: float, latent: dict | None) -> Tensor:
+    """The grid before it is thinned, cut for image to image: (steps+1,), or none for denoise 0."""
+    if setting.scheduler is not None:
+        return host.host_grid(model, setting.scheduler, setting.steps, denoise)
+    host.require_linear_flow(model.get_model_object("model_sampling"))
+    if denoise <= 0:
+        return torch.zeros(0)
+    total = host.total_steps(setting.steps, denoise)
+    if latent is None:
+        whole = qwen_grid(total)
+    else:
+        height, width = latent["samples"].shape[-2:]  # two by two latent pixels are a token
+        whole = qwen_grid(total, qwen_mu((height // 2) * (width // 2)))
+    return whole.float()[-(setting.steps + 1) :]
+
+
+def check_grid(name: str, sigmas: Tensor) -> Tensor:
+    """A grid as float64 on the CPU; ValueError in words where it is not a flow model's."""
+    ts = sigmas.detach().double().cpu()
+    if ts.ndim != 1 or len(ts) < 2:
+        raise ValueError(f"{name} holds {ts.numel()} sigmas: a grid needs at least two")
+    if not ts.isfinite().all() or ts.min() < 0 or ts.max() > 1 + 1e-4:
+        raise ValueError(
+            f"{name} runs from {ts.max():.4g} to {ts.min():.4g}, but the sigmas of a "
+            "flow-matching model lie between 0 and 1: connect the SIGMAS of such a model"
+        )
+    if (ts.diff() >= 0).any():
+        raise ValueError(f"{name} does not descend: every sigma must be smaller than the last")
+    return ts
+
+
+def require_boundary(boundary: float) -> None:
+    """Raise ValueError, in words, for a boundary outside [0, 1)."""
+    if not 0 <= boundary < 1:
+        raise ValueError(
+            "boundary must lie between 0 (one expert) and 1; Wan2.2 14B has 0.875 for "
+            f"text-to-video and 0.9 for image-to-video, got {boundary:g}"
+        )
+
+
+def halves(sigmas: Tensor, split: float) -> tuple[Tensor, Tensor]:
+    """The grid as two that share a node, for two-stage runs: t >= split and below.
+
+    A half without steps holds one node, through which a latent passes unchanged.
+    """
+    high = min(split_index(sigmas, split), max(len(sigmas) - 1, 0))
+    return sigmas[: high + 1], sigmas[high:]
+
+
+def experts(sigmas: Tensor, boundary: float) -> tuple[Tensor, Tensor]:
+    """The grid as two that share the boundary's node; at 0 the first has it all."""
+    above = int((sigmas > sigmas.new_tensor(boundary)).sum())
+    cut = min(above, max(len(sigmas) - 1, 0))
+    return sigmas[: cut + 1], sigmas[cut:]
+
+
+def saving_report(native: int, sigmas: Tensor, split: float) -> str:
+    """What the grid costs and saves against the ``native`` number of steps, in words."""
+    if not len(sigmas):
+        return "denoise is 0: there is nothing to sample, and the latent passes unchanged."
+    high, low = (len(half) - 1 for half in halves(sigmas, split))
+    parts = f"{high} at or above {split:g}, {low} below"
+    calls, saved = high + low, native - high - low
+    if saved > 0:
+        return f"{calls} model calls instead of {native} ({parts}): {saved} saved."
+    why = (
+        f"no step lies below {split:g}"
+        if not low
+        else "every step below it is kept, lower low_steps to save some"
+    )
+    return f"{calls} model calls ({parts}): nothing is saved, {why}."
+
+
+class SplitGrid(NamedTuple):
+    """A thinned grid, whole and in parts; the order of the nodes' outputs."""
+
+    sigmas: Tensor
+    high: Tensor
+    low: Tensor
+    calls: int
+    report: str
+    high_expert: Tensor
+    low_expert: Tensor
+    native: Tensor
+
+
+def split_grid(
+    native: Tensor, thinning: Thinning, boundary: float, lines: tuple[str, ...] = ()
+) -> SplitGrid:
+    """Thin a grid, give the experts their shares, say what was done."""
+    require_boundary(boundary)
+    require_split(thinning.split)
+    sigmas = native
+    # A grid that ends at or above the split, as the first of two parts does, has no low steps.
+    if len(native) and native[-1] < thinning.split:
+        sigmas = regime_split(native, *thinning)
+    if boundary and len(sigmas):
+        sigmas = with_node(sigmas, boundary)
+    first, second = experts(sigmas, boundary)
+    report = [saving_report(len(native) - 1, sigmas, thinning.split), *lines]
+    if boundary and len(sigmas):
+        report.append(
+            f"boundary {boundary:g}: {len(first) - 1} calls of the high-noise expert, "
+            f"{len(second) - 1} of the low-noise expert."
+        )
+    calls = max(len(sigmas) - 1, 0)
+    return SplitGrid(
+        sigmas, *halves(sigmas, thinning.split), calls, "\n".join(report), first, second, native
+    )
+
+
+def keep_what_there_is(native: Tensor, thinning: Thinning) -> tuple[Thinning, tuple[str, ...]]:
+    """No more low steps than the grid has, and a line where that is fewer than asked for."""
+    there = low_count(native, thinning.split)
+    if not 0 < there < thinning.low_steps:
+        return thinning, ()
+    line = f"only {there} steps lie below the split, fewer than {thinning.low_steps}: all are kept."
+    return thinning._replace(low_steps=there), (line,)
