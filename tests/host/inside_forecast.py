@@ -84,6 +84,10 @@ SEEN = MODES.model.diffusion_model.seen
 run = partial(sample, model=MODES)
 
 
+def grid_of(steps, denoise=1.0):
+    return host.host_grid(MODES, "simple", steps, denoise)
+
+
 def planned(**settings):
     return Planned(Plan(**settings))
 
@@ -127,13 +131,9 @@ def check_a_call_at_every_step_is_the_base_solver():
         assert (ours - theirs).abs().max() < 2e-6 * theirs.abs().max(), len(part)
     for mode in ("self-calibrating", "forecast"):
         assert torch.equal(run(planned(calls=30, mode=mode), GRID), run(planned(calls=30), GRID))
-    few = MODES_GRID(12)
+    few = grid_of(12)
     assert torch.equal(run(FIXED, few), run(planned(calls=12), few))
     assert (run(FIXED, few) - run(EULER, few)).abs().max() < 2e-6 * base.abs().max()
-
-
-def MODES_GRID(steps, denoise=1.0):
-    return host.host_grid(MODES, "simple", steps, denoise)
 
 
 def check_solvers_agree_with_the_host_s_own():
@@ -214,9 +214,7 @@ def check_a_queue_learns_from_its_first_picture():
     sample(planned(mode="self-calibrating", calls=10, note=notes.append), GRID, model=lora)
     assert notes[1]["nodes"] == early
     for i in range(forecast.REMEMBERED + 3):
-        grid = GRID.clone()
-        grid[5] += 1e-4 * (i + 1) / 40
-        forecast._lists(MODES)[("x", i)] = (0,)
+        forecast._lists(MODES)["another grid", i] = (0,)
     run(planned(mode="self-calibrating", calls=9), GRID)
     assert len(forecast._lists(MODES)) <= forecast.REMEMBERED
     del other
@@ -296,8 +294,8 @@ def check_calibrations_of_others_are_refused_in_words():
     )
     for grid, words in (
         (host.host_grid(make_model(5.0), "simple", 30, 1.0), "30 other noise levels"),
-        (MODES_GRID(20), "a grid of 30 steps, SIGMAS has 20"),
-        (MODES_GRID(30, 0.5), "30 other noise levels"),
+        (grid_of(20), "a grid of 30 steps, SIGMAS has 20"),
+        (grid_of(30, 0.5), "30 other noise levels"),
     ):
         assert words in complaint(lambda: found.nodes_for(MODES, grid, 10))  # noqa: B023
     assert "choose 6 to 20" in complaint(lambda: found.nodes_for(MODES, GRID, 5))
@@ -327,7 +325,7 @@ def check_calibration_files_stay_where_they_belong():
             inside = {p.parent for p in Path(out).rglob("*") if p.is_file()}
             assert inside == {Path(out) / "stable_velocity"}
             assert "is not in" in complaint(lambda: calibration.load("../stable_velocity/" + name))
-            other = recorded(MODES_GRID(20), runs=1)
+            other = recorded(grid_of(20), runs=1)
             calibration.save(found, "mine")
             assert "another model or grid" in complaint(lambda: calibration.save(other, "mine"))
             assert calibration.load("mine.json") == found
@@ -350,10 +348,8 @@ def check_calibrate_says_what_is_missing():
     assert "connect model and positive, or a guider" in words()
     assert "either a guider, or model" in words(guider=guider, model=MODES)
     assert "cfg 2 needs negative" in words(model=MODES, positive=positive, cfg=2.0)
-    assert "8 to 100 can be calibrated" in words(guider=guider, sigmas=MODES_GRID(5))
-    assert "calls must lie between 6 and 11" in words(
-        guider=guider, sigmas=MODES_GRID(12), calls=14
-    )
+    assert "8 to 100 can be calibrated" in words(guider=guider, sigmas=grid_of(5))
+    assert "calls must lie between 6 and 11" in words(guider=guider, sigmas=grid_of(12), calls=14)
     assert "no name for a file" in words(guider=guider, name="../")
 
 
@@ -413,7 +409,7 @@ def check_inpainting_keeps_what_is_masked():
 
 def check_less_denoise_keeps_its_base_s_result():
     for denoise in (0.3, 0.5, 0.75):
-        grid = MODES_GRID(30, denoise)
+        grid = grid_of(30, denoise)
         base = run(EULER, grid)
         for sampler in (planned(), FIXED):
             found = decibels(run(sampler, grid), base)
@@ -488,10 +484,10 @@ def check_ksampler_s_stable_vs_makes_14_calls_of_30():
 
 def check_the_fixed_form_s_calls():
     for steps, wanted in ((1, 1), (2, 2), (8, 8), (14, 14), (15, 14), (30, 14), (60, 14)):
-        assert forecast.fixed_calls(MODES_GRID(steps)) == wanted
+        assert forecast.fixed_calls(grid_of(steps)) == wanted
     for part, wanted in ((GRID[15:], 8), (GRID[:16], 8), (GRID[:5], 4), (GRID[10:], 10)):
         assert forecast.fixed_calls(part) == wanted
-    assert forecast.fixed_calls(MODES_GRID(30, 0.5)) == 14
+    assert forecast.fixed_calls(grid_of(30, 0.5)) == 14
     for part in (GRID[3:4], GRID[-1:]):
         assert run(FIXED, part).isfinite().all()
 
