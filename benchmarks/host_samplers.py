@@ -1,0 +1,46 @@
+"""Our samplers beside ComfyUI's own ways to save model calls, inside ComfyUI.
+
+    python dev.py bench host_samplers [CHECKPOINT]
+
+Runs in the interpreter of the ComfyUI that dev.py finds (COMFYUI_PATH names another) and prints
+Markdown tables. CHECKPOINT is the digits model, out/demo/digits_sit.safetensors unless given.
+
+Models: that trained SiT with guidance 2, and two flows of exact velocity (benchmarks/flows.py),
+as host models with the host's own ``simple`` grid at shift 3. Calls are counted at the network.
+E30 is the host's ``euler`` with 30 steps from the same noise, ODE the converged solution. dB as in
+benchmarks/samplers.py: -20 log10(RMSE / std), mean over samples.
+
+- EasyCache: the host's node on ``euler`` and 30 steps. Of 30 thresholds and three starts the one
+  whose result is nearest to E30 with at most so many calls: more than a user could choose. It
+  judges by every eighth pixel, of the 8 x 8 digits by one.
+- OptimalSteps: the host's grids, which were searched for FLUX and Wan, not for these models.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    import dev
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    demo = ROOT / "out/demo/digits_sit.safetensors"
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=demo)
+    checkpoint = parser.parse_args().checkpoint
+    comfy = dev.find_comfy()
+    if comfy is None:
+        parser.error("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
+    if not checkpoint.is_file():
+        parser.error(f"{checkpoint} is not there: run python dev.py demo, or name a checkpoint")
+    inside = Path(__file__).with_name("host_methods.py")
+    command = [dev.comfy_python(comfy), inside, ROOT, checkpoint.resolve()]
+    return subprocess.run(command, cwd=comfy, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
