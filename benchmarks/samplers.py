@@ -1,5 +1,7 @@
 """Samplers at equal calls, on flows whose exact velocity is known, over four families' schedules.
 
+``--flows digits_sit`` measures the digits network that ``python dev.py demo`` leaves instead.
+
     python dev.py bench samplers [--out out/samplers] [--flows ring,digits] [--seed 1]
 
 Writes table.md, samplers.png and cells.json, and prints the table and the verdicts.
@@ -30,6 +32,7 @@ from sv_core.sampling import sample_ode
 from sv_core.schedules import ode_grid
 
 from .flows import FLOWS, Flow, build
+from .networks import CHECKPOINT, digits_sit
 from .sampler_methods import FAMILIES, METHODS, ONCE, Cell, Method
 
 CALLS = (8, 10, 12, 14, 20)
@@ -80,7 +83,8 @@ def run_flow(index: int, seed: int) -> list[dict]:
     """All rows of one flow."""
     torch.set_num_threads(1)
     rows = []
-    for cell in cells(build(index, seed), seed=100 * seed + index):
+    flow = digits_sit() if index == len(FLOWS) else build(index, seed)
+    for cell in cells(flow, seed=100 * seed + index):
         rows += [measure(cell, name, method, 0) for name, method in ONCE.items()]
         for name, method in METHODS.items():
             rows += [measure(cell, name, method, calls) for calls in CALLS]
@@ -245,9 +249,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="other modes, patches and noise")
     options = parser.parse_args()
     wanted = [w for w in options.flows.split(",") if w]
-    chosen = [i for i, f in enumerate(FLOWS) if not wanted or any(w in f.__name__ for w in wanted)]
+    names = [f.__name__ for f in FLOWS] + ["digits_sit"] * (bool(wanted) and CHECKPOINT.exists())
+    chosen = [i for i, name in enumerate(names) if not wanted or any(w in name for w in wanted)]
     if not chosen:
-        parser.error(f"no flow is called that (have: {', '.join(f.__name__ for f in FLOWS)})")
+        parser.error(f"no flow is called that (have: {', '.join(names)})")
     began = time.perf_counter()
     with ProcessPoolExecutor(2) as pool:
         # The largest flows come last in the list: begin with them.
