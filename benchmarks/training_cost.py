@@ -92,7 +92,7 @@ def measure_steps(rounds: int) -> None:
         learner.compute(batch, number, report=False)
         learner.update(number)
         for average in state.averages:
-            average.update(state.model, number)
+            average.update(number)
 
     def added(batch: data.Batch, number: int) -> float:
         on_device = batch._replace(x0=batch.x0.to(device))

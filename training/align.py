@@ -2,13 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-from sv_core.alignment import PROJECTORS, alignment_loss, capture, spatial_normalize
+from sv_core.alignment import PROJECTORS, alignment_loss, spatial_normalize
 from sv_core.weighting import WEIGHTS
 
 from .backbones.base import Backbone
@@ -37,7 +37,7 @@ class Alignment:
                 f"align.block = {config.block}, but the network has {len(blocks)} blocks: use 1 to "
                 f"{len(blocks)}"
             )
-        self.config, self.block = config, blocks[config.block - 1]
+        self.config, self.backbone = config, backbone
         draw, known = WEIGHTS[config.weighting], {"split": config.split, "k": config.k}
         names = inspect.signature(draw).parameters.keys() & known
         self.weight = functools.partial(draw, **{name: known[name] for name in names})
@@ -48,11 +48,9 @@ class Alignment:
             torch.manual_seed(seed + 1)  # not the network's own numbers again
             self.projectors = Projectors(make(backbone.width, dim) for dim in dims)
 
-    @contextmanager
-    def watching(self) -> Iterator[list[Tensor]]:
+    def watching(self) -> AbstractContextManager[list[Tensor]]:
         """While it lasts, each forward pass of the network leaves the block's tokens in a list."""
-        with capture(self.block) as tokens:
-            yield tokens
+        return self.backbone.watch(self.config.block)
 
     def loss(
         self, projected: Sequence[Tensor], features: Sequence[Tensor], t: Tensor, total: Tensor

@@ -51,9 +51,10 @@ def dry_run(config: Config) -> None:
     batch = data.batch(dataset, config.data, config.run.seed, 1, learner.rows)
     losses, aligned, _ = learner.compute(batch, 1, report=False)
     size = sum(p.numel() for p in state.model.parameters())
-    projectors = sum(p.numel() for p in state.parameters) - size
+    trained = sum(p.numel() for p in state.trained.values())
+    projectors = sum(p.numel() for p in state.parameters) - trained
     # Weights, gradients and two moments of what is trained, and the averages.
-    numbers = 4 * (size + projectors) + len(state.averages) * size
+    numbers = size + 3 * trained + 4 * projectors + len(state.averages) * trained
     if processes.sharded:
         numbers //= processes.count
     held = 4 * (numbers + (state.bank.items.numel() if state.bank else 0))

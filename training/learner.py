@@ -27,7 +27,7 @@ class Learner:
         self.rows = self.processes.share(config.data.batch_size, config.optim.accumulate)
         self.parameters = state.parameters
         adapt(state.backbone.blocks, config.run)
-        model, *projectors = self.processes.prepare(*state.trained)
+        model, *projectors = self.processes.prepare(*state.modules)
         self.model: nn.Module = model
         self.projectors: nn.Module | None = projectors[0] if projectors else None
         (self.optimizer,) = self.processes.prepare(state.optimizer)

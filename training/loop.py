@@ -143,7 +143,7 @@ class _Run:
         self._require_finite(losses, aligned, norm, step)
         if not skipped:
             for average in state.averages:
-                average.update(state.model, step)
+                average.update(step)
         state.step = step
         record: dict[str, Any] = {"step": step, "loss": losses.mean().item()}
         if state.alignment:
@@ -163,7 +163,8 @@ class _Run:
         # Where weights are spread, a forward pass takes all processes, so all make the same ones.
         one = processes.sharded
         part = slice(None) if one else slice(processes.index, None, processes.count)
-        sums, count = validate(self.state.averaged, self.dataset, part)
+        with self.state.averaged() as backbone:
+            sums, count = validate(backbone, self.dataset, part)
         shared = torch.cat([sums, torch.tensor([float(count)])]).float().to(processes.device)
         *sums, count = (shared if one else processes.sum(shared)).tolist()
         losses = [s / count for s in sums]
@@ -176,7 +177,8 @@ class _Run:
             return
         if main or self.processes.sharded:
             picture = self.out / "previews" / f"{step:06d}.png"
-            self.preview.write(self.state.averaged, picture if main else None)
+            with self.state.averaged() as backbone:
+                self.preview.write(backbone, picture if main else None)
         if main and step < self.config.optim.steps:
             write_bins(self.out)
 

@@ -1,13 +1,13 @@
 """The optimiser, its learning rate at each step, and the running averages of the weights."""
 
-import copy
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import OptimConfig
 
@@ -53,12 +53,16 @@ def lr_at(step: int, config: OptimConfig) -> float:
 
 
 class Average(Protocol):
-    """A second set of weights that follows the trained ones."""
+    """Tensors that follow the trained ones, in their order and in float32 or better."""
 
-    model: nn.Module
+    tensors: list[Tensor]
 
-    def update(self, model: nn.Module, n: int) -> None:
+    def update(self, n: int) -> None:
         """Take in the weights after the n-th optimiser step."""
+
+
+def _start(trained: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [p.detach().clone().to(torch.promote_types(p.dtype, torch.float32)) for p in trained]
 
 
 class Ema:
@@ -67,15 +71,14 @@ class Ema:
     The ramp lets the average leave the initial weights, which long decays would keep for ages.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        """``model`` is a ``frozen_copy`` of the trained one."""
-        self.model, self.decay = model, decay
+    def __init__(self, trained: Sequence[nn.Parameter], decay: float):
+        self.trained, self.decay, self.tensors = trained, decay, _start(trained)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, n: int) -> None:
+    def update(self, n: int) -> None:
         share = 1 - min(self.decay, (1 + n) / (10 + n))
-        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(weight, share)
+        for average, weight in zip(self.tensors, self.trained, strict=True):
+            average.lerp_(weight.to(average.dtype), share)
 
 
 class ScheduleFreeAverage:
@@ -84,26 +87,41 @@ class ScheduleFreeAverage:
     Computed beside the run: to turn the optimiser's weights into x and back would round them.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, trained: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer):
+        self.trained, self.optimizer, self.tensors = trained, optimizer, _start(trained)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, n: int) -> None:
+    def update(self, n: int) -> None:
         beta = self.optimizer.param_groups[0]["betas"][0]
-        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
+        for average, weight in zip(self.tensors, self.trained, strict=True):
             fast = self.optimizer.state.get(weight, {}).get("z")
             average.copy_(weight if fast is None else weight.lerp(fast.to(weight), 1 - 1 / beta))
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """The same weights once more, for evaluation."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
-
-
 def build_averages(
-    copies: list[nn.Module], config: OptimConfig, optimizer: torch.optim.Optimizer
+    trained: Sequence[nn.Parameter], config: OptimConfig, optimizer: torch.optim.Optimizer
 ) -> list[Average]:
     """One per decay of ``optim.ema``, or schedule-free's own."""
     if config.optimizer == "schedule_free":
-        return [ScheduleFreeAverage(copies[0], optimizer)]
-    return [Ema(model, decay) for model, decay in zip(copies, config.ema, strict=True)]
+        return [ScheduleFreeAverage(trained, optimizer)]
+    return [Ema(trained, decay) for decay in config.ema]
+
+
+@contextmanager
+def lent(trained: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
+    """While it lasts the trained parameters hold ``values``; then their own again, to the bit.
+
+    Not a second network: of a frozen one with a few trained parameters there is but one copy.
+    """
+    own = [p.detach().clone() for p in trained]
+
+    @torch.no_grad()
+    def fill(tensors: Sequence[Tensor]) -> None:
+        for parameter, value in zip(trained, tensors, strict=True):
+            parameter.copy_(value)
+
+    fill(values)
+    try:
+        yield
+    finally:
+        fill(own)

@@ -7,7 +7,7 @@ optimiser are spread as well (FSDP). On several machines run.out must be a folde
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -64,7 +64,8 @@ class Processes:
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
             mesh = init_device_mesh(self.device.type, (self.count,))
             for module in (*blocks, model):
-                fully_shard(module, mesh=mesh)
+                # Also the outermost: what a pass without gradients gathered would stay as it was.
+                fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
     def prepare(self, *parts: Any) -> list[Any]:
         """Modules and the optimiser, as the loop uses them."""
@@ -146,10 +147,11 @@ def _spread_as(x: Tensor, like: Tensor) -> Tensor:
     return x
 
 
-def load_module(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """load_state_dict from whole tensors, whether the module is spread or not."""
-    own = module.state_dict()
-    module.load_state_dict({k: _spread_as(v, own[k]) if k in own else v for k, v in state.items()})
+@torch.no_grad()
+def load_tensors(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into those of the same names, which may be spread."""
+    for name, x in own.items():
+        x.copy_(_spread_as(saved[name], x))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """What a step changes, how it is saved, and how a run is opened or taken up again."""
 
 import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from .backbones.sit import build
 from .config import Config, dump, load
 from .data import Dataset
 from .objective import build_bank
-from .optim import build_averages, build_optimizer, frozen_copy
-from .parallel import Processes, load_module, load_optimizer, whole
+from .optim import build_averages, build_optimizer, lent
+from .parallel import Processes, load_optimizer, load_tensors, whole
 
 CONFIG = "config.toml"
+FORMAT = 2
+"""Of the saved state."""
 
 
 class TrainState:
@@ -34,39 +38,47 @@ class TrainState:
             config.align, self.backbone, dataset, seed
         )
         self.model: nn.Module = self.backbone.model.to(device).train()
-        count = 1 if config.optim.optimizer == "schedule_free" else len(config.optim.ema)
-        copies = [frozen_copy(self.model) for _ in range(count)]
         self.projectors: nn.Module | None = None
         if self.alignment is not None:
             self.projectors = self.alignment.projectors.to(device)
             processes.spread(self.projectors)
-        for model in (self.model, *copies):
-            processes.spread(model, self.backbone.on(model).blocks)
-        self.parameters = [p for part in self.trained for p in part.parameters()]
+        processes.spread(self.model, self.backbone.blocks)
+        self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        """The network's own; projectors are trained as well, but not averaged nor shipped."""
+        own = list(self.trained.values())
+        self.parameters = own + (list(self.projectors.parameters()) if self.projectors else [])
         self.optimizer = build_optimizer(self.parameters, config.optim)
-        self.averages = build_averages(copies, config.optim, self.optimizer)
+        self.averages = build_averages(own, config.optim, self.optimizer)
         share = config.data.batch_size // processes.count
         self.bank: MemoryBank | None = build_bank(config.objective, dataset, device, share)
         self.step = 0
 
     @property
-    def trained(self) -> list[nn.Module]:
+    def modules(self) -> list[nn.Module]:
         return [self.model] if self.projectors is None else [self.model, self.projectors]
 
-    @property
-    def averaged(self) -> Backbone:
-        """The backbone with the averaged weights: what is validated, previewed and shipped."""
-        return self.backbone.on(self.averages[0].model)
+    @contextmanager
+    def averaged(self, number: int = 0) -> Iterator[Backbone]:
+        """The backbone with averaged weights: what is validated, previewed and shipped."""
+        training = self.model.training
+        with lent(list(self.trained.values()), self.averages[number].tensors):
+            self.model.eval()
+            try:
+                yield self.backbone
+            finally:
+                self.model.train(training)
 
     def state_dict(self) -> dict[str, Any]:
         """Whole tensors, however many processes share them; all must ask. The bank is one's own."""
         scaler = self.processes.accelerator.scaler
+        averages = [dict(zip(self.trained, a.tensors, strict=True)) for a in self.averages]
         return {
+            "format": FORMAT,
             "step": self.step,
             "processes": self.processes.count,
             "data": self.identity,
-            "model": whole(self.model.state_dict()),
-            "averages": [whole(average.model.state_dict()) for average in self.averages],
+            "model": whole({name: p.detach() for name, p in self.trained.items()}),
+            "averages": whole(averages),
             "projectors": whole(self.projectors.state_dict()) if self.projectors else {},
             "optimizer": whole(self.optimizer.state_dict()),
             "scaler": scaler.state_dict() if scaler else {},
@@ -74,11 +86,11 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        load_module(self.model, state["model"])
+        load_tensors(self.trained, state["model"])
         for average, saved in zip(self.averages, state["averages"], strict=True):
-            load_module(average.model, saved)
+            load_tensors(dict(zip(self.trained, average.tensors, strict=True)), saved)
         if self.projectors is not None:
-            load_module(self.projectors, state["projectors"])
+            load_tensors(dict(self.projectors.named_parameters()), state["projectors"])
         load_optimizer(self.optimizer, state["optimizer"])
         if self.processes.accelerator.scaler and state["scaler"]:
             self.processes.accelerator.scaler.load_state_dict(state["scaler"])
@@ -125,13 +137,13 @@ def save(config: Config, state: TrainState) -> Path:
     """
     out, processes = Path(config.run.out), state.processes
     path = checkpoint.weights_path(out, state.step)
+    _save_weights(config, state)
     tree = state.state_dict()
     if processes.index and state.bank is not None:
         bank = checkpoint.bank_path(out, state.step, processes.index)
         checkpoint.save_bank(bank, tree["bank"])
     processes.wait()
     if processes.is_main:
-        _save_weights(config, state, tree["averages"])
         checkpoint.save_state(out, tree)
     processes.wait()
     if processes.index and state.bank is not None:
@@ -142,7 +154,7 @@ def save(config: Config, state: TrainState) -> Path:
     return path
 
 
-def _save_weights(config: Config, state: TrainState, averages: list[dict[str, Any]]) -> None:
+def _save_weights(config: Config, state: TrainState) -> None:
     """The first average under the step's name; further ones under their decay's as well."""
     out = Path(config.run.out)
     data = config.data.cache and Path(config.data.cache).name
@@ -155,10 +167,13 @@ def _save_weights(config: Config, state: TrainState, averages: list[dict[str, An
     commit = checkpoint.git_hash()
     if commit:
         metadata["git"] = commit
-    for number, average in enumerate(averages):
+    for number in range(len(state.averages)):
         decay = config.optim.ema[number] if number else None
-        path = checkpoint.weights_path(out, state.step, decay)
-        checkpoint.save_weights(path, average, metadata)
+        with state.averaged(number) as backbone:
+            tensors = whole(backbone.weights())
+            if state.processes.is_main:
+                path = checkpoint.weights_path(out, state.step, decay)
+                checkpoint.save_weights(path, tensors, metadata)
 
 
 def _check_resumable(now: Config, before: Config) -> None:
@@ -182,7 +197,7 @@ def _check_resumable(now: Config, before: Config) -> None:
 def _check_saved(config: Config, state: TrainState, saved: dict[str, Any]) -> None:
     """The state must be of this version, of these data and of as many banks as there are now."""
     out, processes = config.run.out, state.processes
-    if "averages" not in saved:
+    if saved.get("format") != FORMAT:
         raise ValueError(f"the run in {out} is of an older version: begin anew in another run.out")
     if saved["step"] > config.optim.steps:
         raise ValueError(

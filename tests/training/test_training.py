@@ -16,7 +16,7 @@ from training import data, digits, loop
 from training.backbones.sit import build
 from training.config import OptimConfig
 from training.objective import build_bank, describe, references
-from training.optim import Ema, frozen_copy, lr_at
+from training.optim import Ema, lent, lr_at
 from training.validate import validation_loss
 
 
@@ -210,13 +210,32 @@ def test_learning_rate_in_closed_form():
 def test_ema_in_closed_form():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
-    ema = Ema(frozen_copy(model), 0.5)
+    ema = Ema(list(model.parameters()), 0.5)
     nn.init.constant_(model.weight, 1.0)
     left = 1.0
     for n in range(1, 30):
-        ema.update(model, n)
+        ema.update(n)
         left *= min(0.5, (1 + n) / (10 + n))
-        assert ema.model.weight.item() == pytest.approx(1 - left, abs=1e-6)
+        assert ema.tensors[0].item() == pytest.approx(1 - left, abs=1e-6)
+
+
+def test_an_average_of_half_precision_weights_does_not_stand_still():
+    """In bfloat16 a thousandth of the way would round to none of it."""
+    weight = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    ema = Ema([weight], 0.999)
+    weight.data.fill_(2.0)
+    for n in range(10_000, 10_100):
+        ema.update(n)
+    assert ema.tensors[0].item() == pytest.approx(2 - 0.999**100, abs=1e-4)
+
+
+def test_lent_weights_come_back_to_the_bit():
+    weights = [nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(2).bfloat16())]
+    before = [w.detach().clone() for w in weights]
+    with pytest.raises(RuntimeError, match="inside"), lent(weights, [w * 0 + 7 for w in before]):
+        assert all((w == 7).all() for w in weights)
+        raise RuntimeError("inside")
+    assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
 
 
 def test_the_digits_split_is_fixed_disjoint_and_fair():

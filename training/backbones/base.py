@@ -1,6 +1,7 @@
 """What the trainer asks of a network, whatever family it is of."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -9,7 +10,10 @@ from sv_core.latent import LatentSpec
 
 
 class Backbone(Protocol):
-    """A network in our notation: t = 0 is data, and the output is the velocity."""
+    """A network in our notation: t = 0 is data, and the output is the velocity.
+
+    What its parameters require gradients for is trained; the rest of it is frozen.
+    """
 
     model: nn.Module
     latent: LatentSpec
@@ -27,10 +31,19 @@ class Backbone(Protocol):
         """The latent cells of a token, each way."""
 
     def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """v(x_t, t, cond): x_t (b, ...), t (b,) -> (b, ...)."""
+        """v(x_t, t, cond): x_t (b, ...), t (b,), cond (b,) the condition's number -> (b, ...)."""
+
+    def watch(self, number: int) -> AbstractContextManager[list[Tensor]]:
+        """While it lasts, forward passes leave block ``number``'s image tokens (b, n, width) there.
+
+        Blocks count from 1; tokens are in row-major order.
+        """
 
     def on(self, model: nn.Module) -> "Backbone":
-        """The same adapter over other weights: wrapped ones, averaged ones."""
+        """The same adapter over the network as it is wrapped for several processes."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """What a checkpoint file holds, by the file's own names."""
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint file must say for others to rebuild the network."""

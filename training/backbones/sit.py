@@ -1,11 +1,13 @@
 """SiT as a backbone: by name, by sizes, or from a checkpoint."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sv_core.alignment import capture
 from sv_core.latent import LatentSpec
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata
 
@@ -37,8 +39,14 @@ class SiTBackbone:
     def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.model(x_t, t, cond)
 
+    def watch(self, number: int) -> AbstractContextManager[list[Tensor]]:
+        return capture(self.blocks[number - 1])
+
     def on(self, model: nn.Module) -> "SiTBackbone":
         return replace(self, model=model)
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
 
     def metadata(self) -> dict[str, str]:
         return to_metadata(self.config, self.latent) | {
