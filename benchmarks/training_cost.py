@@ -82,7 +82,7 @@ def measure_steps(rounds: int) -> None:
     processes = Processes(CONFIG.run)
     dataset, device = Noise(), processes.device
     state = TrainState(CONFIG, dataset, processes)
-    learner = Learner(CONFIG, state, build_objective(CONFIG.objective))
+    learner = Learner(CONFIG, state, build_objective(CONFIG.objective, state.backbone))
     batches = [data.batch(dataset, CONFIG.data, 0, step) for step in range(1, rounds + 2)]
     for batch in batches:
         fill(state.bank, batch.labels)

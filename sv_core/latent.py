@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -10,21 +11,41 @@ class LatentSpec:
     """model = (latent - shift) * scale. ``downscale``: image pixels per latent cell, each way.
 
     ``kind`` says what the latents are: ``pixels`` (an image in [0, 1]) or the VAE's family.
+    ``scale`` and ``shift`` are one number, or one for each channel.
     """
 
     kind: str
     channels: int
-    scale: float
-    shift: float
+    scale: float | tuple[float, ...]
+    shift: float | tuple[float, ...]
     downscale: int
 
+    def __post_init__(self) -> None:
+        """Lists, as JSON has them, become tuples. Raises ValueError for another length."""
+        for name in ("scale", "shift"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, name, tuple(value))
+                if len(value) != self.channels:
+                    raise ValueError(
+                        f"the latents have {self.channels} channels, but {len(value)} numbers say "
+                        f"their {name}"
+                    )
+
     def to_model(self, latent: Tensor) -> Tensor:
-        """(latent - shift) * scale."""
-        return (latent - self.shift) * self.scale
+        """(latent - shift) * scale, of (b, c, ...)."""
+        return (latent - _along(self.shift, latent)) * _along(self.scale, latent)
 
     def from_model(self, x: Tensor) -> Tensor:
-        """x / scale + shift."""
-        return x / self.scale + self.shift
+        """x / scale + shift, of (b, c, ...)."""
+        return x / _along(self.scale, x) + _along(self.shift, x)
+
+
+def _along(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
+    """A number as it is; one for each channel as (c, 1, ...), which broadcasts over (b, c, ...)."""
+    if not isinstance(value, tuple):
+        return value
+    return torch.tensor(value, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.ndim - 2))
 
 
 def pixels(channels: int) -> LatentSpec:

@@ -43,6 +43,20 @@ TIMESTEPS = {
     "lognormal": lognormal,
 }
 
+
+def within(n: int, generator: Generator, draw: TimestepFn, low: float, high: float) -> Tensor:
+    """``draw`` given that low <= t <= high, by drawing again what falls outside: (n,).
+
+    For networks that see a part of the noise levels, such as Wan2.2's two experts. It takes about
+    1 / P(low <= t <= high) rounds of n draws.
+    """
+    kept = torch.empty(0, device=generator.device)
+    while len(kept) < n:
+        t = draw(n, generator)
+        kept = torch.cat([kept, t[(t >= low) & (t <= high)]])
+    return kept[:n]
+
+
 _MEANFLOW = partial(logit_normal, mean=-0.4)
 
 

@@ -30,7 +30,7 @@ def knob(default: Any, *, choices: Iterable[str] = (), low: float | None = None)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: a name of the SiT family, or its sizes, or a checkpoint to start from."""
+    """A SiT: a name of that family, or its sizes, or a checkpoint to start from."""
 
     name: str | None = None
     checkpoint: str | None = None
@@ -38,6 +38,25 @@ class ModelConfig:
     hidden_size: int | None = knob(None, low=4)
     depth: int | None = knob(None, low=1)
     num_heads: int | None = knob(None, low=1)
+
+
+@dataclass(frozen=True)
+class ComfyConfig:
+    """In place of [model], a flow model that ComfyUI loads: Flux, SD3.5, Qwen-Image or Wan.
+
+    ``checkpoint`` is the user's file; the code comes from the ComfyUI in ``folder``, looked for
+    where it usually is when unset. ``dtype`` is what the weights are kept in, ``file`` being as
+    they are stored; ``guidance`` is what a distilled model such as Flux-dev is told; ``expert`` is
+    the half of Wan2.2's noise levels that the file is for; so many frozen blocks wait in the
+    computer's memory until they are needed (``offload_blocks``).
+    """
+
+    checkpoint: str | None = None
+    folder: str | None = None
+    dtype: str = knob("file", choices=["file", "bf16", "fp32"])
+    guidance: float = knob(1.0, low=0)
+    expert: str | None = knob(None, choices=["high", "low"])
+    offload_blocks: int = knob(0, low=0)
 
 
 @dataclass(frozen=True)
@@ -60,16 +79,35 @@ class DataConfig:
 class ObjectiveConfig:
     """Flow matching (``cfm``) or StableVM, which averages the target over ``bank`` references.
 
-    Rounded to 16 bits (``bank_dtype``) a reference moves by 1/2000 of itself, far less than the
-    noise at t >= ``threshold``, and takes half the memory.
+    ``timesteps`` auto are uniform for a SiT, and shifted as its own schedule is for a model of
+    ComfyUI; ``span`` keeps t between two numbers. Rounded to 16 bits (``bank_dtype``) a reference
+    moves by 1/2000 of itself, far less than the noise at t >= ``threshold``, and takes half the
+    memory.
     """
 
     kind: str = knob("stablevm", choices=["cfm", "stablevm"])
-    timesteps: str = knob("uniform", choices=TIMESTEPS)
+    timesteps: str = knob("auto", choices=["auto", *TIMESTEPS])
     timestep_params: dict[str, float] = field(default_factory=dict)
+    span: tuple[float, ...] = knob((), low=0)
     threshold: float = knob(0.5, low=0)
     bank: int = knob(256, low=1)
     bank_dtype: str = knob("float32", choices=["float32", "float16"])
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank changes of a frozen network; without a ``rank`` all of its weights are trained.
+
+    The change is alpha / rank * B A, ``alpha`` being the rank when unset. ``targets`` are patterns
+    of layers' names, such as ``*attn*``; unset, every linear layer of the blocks. ``ranks`` gives
+    patterns a rank of their own.
+    """
+
+    rank: int | None = knob(None, low=1)
+    alpha: float | None = knob(None, low=0)
+    dropout: float = knob(0.0, low=0)
+    targets: tuple[str, ...] = ()
+    ranks: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,8 +182,10 @@ class Config:
     """A whole run."""
 
     model: ModelConfig = ModelConfig()
+    comfy: ComfyConfig = ComfyConfig()
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    lora: LoraConfig = LoraConfig()
     align: AlignConfig = AlignConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
@@ -248,11 +288,18 @@ def _check(config: Config) -> None:
         ("data.label_dropout", config.data.label_dropout, config.data.label_dropout <= 1),
         ("data.held_out", config.data.held_out, config.data.held_out < 1),
         ("objective.threshold", objective.threshold, objective.threshold <= 1),
+        *(("objective.span", x, x <= 1) for x in objective.span),
+        ("lora.dropout", config.lora.dropout, config.lora.dropout < 1),
         ("align.split", align.split, 0 < align.split < 1),
         *(("optim.ema", decay, decay < 1) for decay in optim.ema),
     ):
         if not inside:
             raise ValueError(f"{key} must be a share between 0 and 1, got {value:g}")
+    if objective.span and not (len(objective.span) == 2 and objective.span[0] < objective.span[1]):
+        raise ValueError(
+            f"objective.span wants two numbers, the lower first, such as [0.0, 0.875], got "
+            f"{list(objective.span)}"
+        )
     for key, values in (("optim.ema", optim.ema), ("align.encoders", align.encoders)):
         if len(set(values)) < len(values):
             raise ValueError(f"{key} names {_twice(values)} twice")
@@ -271,6 +318,24 @@ def _check(config: Config) -> None:
         raise ValueError(
             f"align.encoders = {', '.join(align.encoders)} needs features, which only a cache "
             f"has: set data.cache to one that training.prepare made with an encoder"
+        )
+    _check_comfy(config)
+
+
+def _check_comfy(config: Config) -> None:
+    """[comfy] and what goes with it."""
+    if config.comfy.checkpoint is None:
+        if config.comfy != ComfyConfig():
+            raise ValueError("[comfy] names no checkpoint: set comfy.checkpoint to a model's file")
+        return
+    if config.model != ModelConfig():
+        raise ValueError(
+            "[model] describes a SiT and [comfy] a model of ComfyUI: keep one of the two sections"
+        )
+    if config.data.cache is None:
+        raise ValueError(
+            "a model of ComfyUI learns from a cache with its text: set data.cache to one that "
+            "training.prepare made with vae=, family= and text="
         )
 
 

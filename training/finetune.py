@@ -47,7 +47,7 @@ def dry_run(config: Config) -> None:
     device = processes.device
     dataset = data.load(config.data, config.align.encoders)
     state = TrainState(config, dataset, processes)
-    learner = Learner(config, state, build_objective(config.objective))
+    learner = Learner(config, state, build_objective(config.objective, state.backbone))
     batch = data.batch(dataset, config.data, config.run.seed, 1, learner.rows)
     losses, aligned, _ = learner.compute(batch, 1, report=False)
     size = sum(p.numel() for p in state.model.parameters())

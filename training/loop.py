@@ -63,7 +63,9 @@ class _Run:
         self.dataset = data.load(config.data, config.align.encoders)
         self.preview = Preview(self.dataset, Path(config.run.vae) if config.run.vae else None)
         self.state = TrainState(config, self.dataset, processes)
-        self.learner = Learner(config, self.state, build_objective(config.objective))
+        self.learner = Learner(
+            config, self.state, build_objective(config.objective, self.state.backbone)
+        )
         open_run(config, self.state, resume)
         self.skipped = 0
 

@@ -10,8 +10,9 @@ from sv_core.bank import MemoryBank
 from sv_core.objective import Objective, References
 from sv_core.posterior import effective_size, posterior_weights
 from sv_core.targets import Path, conditional_velocity
-from sv_core.timesteps import TIMESTEPS
+from sv_core.timesteps import TIMESTEPS, within
 
+from .backbones.base import Backbone
 from .config import ObjectiveConfig
 from .data import Batch, Dataset
 from .validate import BINS, bin_of
@@ -20,19 +21,28 @@ CHANGED = 0.01
 """A target counts as changed when it moved by more than this share of its own length."""
 
 
-def build_objective(config: ObjectiveConfig) -> Objective:
-    """Raises ValueError for a parameter that the named timesteps do not have."""
-    draw = TIMESTEPS[config.timesteps]
+def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
+    """Where the configuration says nothing, the times are those of the backbone's own schedule.
+
+    Raises ValueError for a parameter that the named timesteps do not have.
+    """
+    name, params = config.timesteps, config.timestep_params
+    if name == "auto":
+        name = "uniform" if backbone.shift == 1 else "shifted"
+        params = params or ({} if backbone.shift == 1 else {"shift": backbone.shift})
+    draw = TIMESTEPS[name]
     known = list(inspect.signature(draw).parameters)[2:]  # after n and the generator
-    for name in config.timestep_params:
-        if name not in known:
+    for key in params:
+        if key not in known:
             raise ValueError(
-                f"unknown config key 'objective.timestep_params.{name}' for timesteps "
-                f"{config.timesteps!r} (have: {', '.join(known) or 'none'})"
+                f"unknown config key 'objective.timestep_params.{key}' for timesteps "
+                f"{name!r} (have: {', '.join(known) or 'none'})"
             )
-    return Objective(
-        timesteps=functools.partial(draw, **config.timestep_params), threshold=config.threshold
-    )
+    draw = functools.partial(draw, **params)
+    low, high = config.span or backbone.span
+    if (low, high) != (0.0, 1.0):
+        draw = functools.partial(within, draw=draw, low=low, high=high)
+    return Objective(timesteps=draw, threshold=config.threshold)
 
 
 def build_bank(

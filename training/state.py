@@ -14,9 +14,10 @@ from sv_core.bank import MemoryBank
 from . import checkpoint
 from .align import Alignment, build_alignment
 from .backbones.base import Backbone
-from .backbones.sit import build
-from .config import Config, dump, load
+from .backbones import build
+from .config import Config, LoraConfig, dump, load
 from .data import Dataset
+from .lora import inject, state_dict
 from .objective import build_bank
 from .optim import build_averages, build_optimizer, lent
 from .parallel import Processes, load_optimizer, load_tensors, whole
@@ -33,10 +34,13 @@ class TrainState:
         device, seed = processes.device, config.run.seed
         self.identity, self.null = dataset.identity, dataset.num_classes
         self.processes = processes
-        self.backbone: Backbone = build(config.model, dataset, seed)
+        self.backbone: Backbone = build(config, dataset, device)
+        self.lora = config.lora.rank is not None
         self.alignment: Alignment | None = build_alignment(
             config.align, self.backbone, dataset, seed
         )
+        if self.lora:
+            _inject(config.lora, self.backbone.model, seed)
         self.model: nn.Module = self.backbone.model.to(device).train()
         self.projectors: nn.Module | None = None
         if self.alignment is not None:
@@ -99,6 +103,11 @@ class TrainState:
         self.step = state["step"]
 
 
+def _inject(config: LoraConfig, network: nn.Module, seed: int) -> None:
+    ranks = {pattern: int(rank) for pattern, rank in config.ranks.items()}
+    inject(network, config.rank, config.alpha, config.targets or None, config.dropout, ranks, seed)
+
+
 def open_run(config: Config, state: TrainState, resume: bool) -> None:
     """Make the run's folder, or take up the state that is in it.
 
@@ -158,8 +167,15 @@ def _save_weights(config: Config, state: TrainState) -> None:
     """The first average under the step's name; further ones under their decay's as well."""
     out = Path(config.run.out)
     data = config.data.cache and Path(config.data.cache).name
-    metadata = state.backbone.metadata() | {
-        "modelspec.title": f"{data or config.data.name} SiT, {config.objective.kind}, "
+    metadata = state.backbone.metadata()
+    if state.lora:
+        metadata |= {
+            "modelspec.architecture": metadata["modelspec.architecture"] + "/lora",
+            "ss_network_dim": str(config.lora.rank),
+            "ss_network_alpha": str(config.lora.alpha or config.lora.rank),
+        }
+    metadata |= {
+        "modelspec.title": f"{data or config.data.name}, {config.objective.kind}, "
         f"step {state.step}",
         "step": str(state.step),
         "config": dump(config),
@@ -170,7 +186,7 @@ def _save_weights(config: Config, state: TrainState) -> None:
     for number in range(len(state.averages)):
         decay = config.optim.ema[number] if number else None
         with state.averaged(number) as backbone:
-            tensors = whole(backbone.weights())
+            tensors = whole(state_dict(state.model) if state.lora else backbone.weights())
             if state.processes.is_main:
                 path = checkpoint.weights_path(out, state.step, decay)
                 checkpoint.save_weights(path, tensors, metadata)
@@ -178,7 +194,10 @@ def _save_weights(config: Config, state: TrainState) -> None:
 
 def _check_resumable(now: Config, before: Config) -> None:
     """What defines a run must be what it was; how long it runs and reports may change."""
-    sections = [(n, getattr(before, n), getattr(now, n)) for n in ("model", "objective", "align")]
+    sections = [(n, getattr(before, n), getattr(now, n)) for n in ("model", "lora", "objective", "align")]
+    # The checkpoint and ComfyUI may have moved, too.
+    kept = {"checkpoint": before.comfy.checkpoint, "folder": before.comfy.folder}
+    sections.append(("comfy", before.comfy, replace(now.comfy, **kept)))
     # A cache may have moved; whether it is the same is for its identity to say.
     moved = replace(now.data, cache=before.data.cache) if now.data.cache else now.data
     sections.append(("data", before.data, moved))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..latent import SD_VAE, LatentSpec, pixels
+from .interval import IntervalEmbedder, TimestepEmbedder, has_interval
 
 SIT_SIZES = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
@@ -41,6 +42,8 @@ class SiTConfig:
     """The published SiT files predict twice the channels; the second half is not used."""
     data_time: int = 0
     """The checkpoint's own time of data: 0 as here (ours, REPA), 1 reversed (the SiT paper's)."""
+    interval: bool = False
+    """Whether it is told t - r too, and so predicts average velocities (MeanFlow)."""
 
     @classmethod
     def named(cls, name: str, **changes) -> "SiTConfig":
@@ -73,31 +76,13 @@ class SiTConfig:
                 num_classes=state["y_embedder.embedding_table.weight"].shape[0] - 1,
                 learn_sigma=out == 2 * channels,
                 data_time=int(out == 2 * channels),
+                interval=has_interval(state),
             )
         except KeyError as e:
             raise ValueError(f"this is not a SiT checkpoint: it has no tensor {e}") from e
         except (ValueError, IndexError, ZeroDivisionError) as e:
             raise ValueError("this is not a SiT checkpoint: its tensors have other shapes") from e
         return config
-
-
-class TimestepEmbedder(nn.Module):
-    """Sinusoids of t, then two linear layers: (b,) -> (b, d)."""
-
-    def __init__(self, hidden_size: int, frequencies: int = 256):
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
-        )
-        half = frequencies // 2
-        self.register_buffer(
-            "omega", torch.exp(torch.arange(half) * (-math.log(10000) / half)), persistent=False
-        )
-
-    def forward(self, t: Tensor) -> Tensor:
-        angle = t.float()[:, None] * self.omega
-        waves = torch.cat([angle.cos(), angle.sin()], dim=1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
 
 
 class LabelEmbedder(nn.Module):
@@ -197,6 +182,7 @@ def position_embedding(hidden_size: int, grid: int) -> Tensor:
 class SiT(nn.Module):
     """v(x_t, t, y): x_t (b, c, s, s), t (b,) with 0 = data, y (b,) class or num_classes for none.
 
+    With ``config.interval`` also u(x_t, t, y, r), the average over [r, t], r (b,); None is r = t.
     Starts as the zero function. ``blocks`` hold what LoRA targets and feature hooks look for.
     """
 
@@ -212,6 +198,8 @@ class SiT(nn.Module):
         self.blocks = nn.ModuleList(SiTBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(config)
         self._initialize()
+        if config.interval:  # last, so that a seed gives the rest the weights of a plain SiT
+            self.interval_embedder = IntervalEmbedder(d)
 
     def _initialize(self) -> None:
         for m in self.modules():
@@ -225,19 +213,24 @@ class SiT(nn.Module):
             nn.init.zeros_(layer.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
-    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor, r: Tensor | None = None) -> Tensor:
         size = self.config.input_size
         if x_t.shape[-2:] != (size, size):
             raise ValueError(
                 f"this SiT was made for {size}x{size} latents, got "
                 f"{x_t.shape[-2]}x{x_t.shape[-1]}: change the size of the latent"
             )
-        v = self._network(x_t, 1 - t if self.config.data_time else t, y)
+        if r is not None and not self.config.interval:
+            raise ValueError("this SiT knows no average velocity: train it with MeanFlow first")
+        c = self.t_embedder(1 - t if self.config.data_time else t) + self.y_embedder(y)
+        if self.config.interval:
+            c = c + self.interval_embedder(torch.zeros_like(t) if r is None else t - r)
+        # Time reversed, the interval is as long and the velocity, average or not, points back.
+        v = self._network(x_t, c)
         return -v if self.config.data_time else v
 
-    def _network(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def _network(self, x: Tensor, c: Tensor) -> Tensor:
         h = self.x_embedder(x) + self.pos_embed
-        c = self.t_embedder(t) + self.y_embedder(y)
         for block in self.blocks:
             h = block(h, c)
         p, grid = self.config.patch_size, self.config.input_size // self.config.patch_size
@@ -245,6 +238,13 @@ class SiT(nn.Module):
             self.final_layer(h, c), "b (h w) (p q c) -> b c (h p) (w q)", h=grid, p=p, q=p
         )
         return out[:, : self.config.in_channels]
+
+
+def with_interval(model: SiT) -> SiT:
+    """A MeanFlow start: a copy told t - r too, which predicts what it predicted for every r."""
+    copy = SiT(replace(model.config, interval=True)).to(model.pos_embed).train(model.training)
+    copy.load_state_dict(copy.state_dict() | model.state_dict())
+    return copy
 
 
 def to_metadata(config: SiTConfig, latent: LatentSpec) -> dict[str, str]:

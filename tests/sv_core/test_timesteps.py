@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from sv_core.timesteps import TIMESTEPS, logit_normal, shifted, uniform
+from sv_core.timesteps import TIMESTEPS, logit_normal, shifted, uniform, within
 
 
 def normal_cdf(z):
@@ -30,6 +30,11 @@ CDF = {
 CASES = [(TIMESTEPS[name], CDF[name]) for name in TIMESTEPS] + [
     (partial(logit_normal, mean=-0.4, std=1.5), partial(logit_normal_cdf, mean=-0.4, std=1.5)),
     (partial(shifted, shift=0.5), partial(shifted_cdf, shift=0.5)),
+    (partial(within, draw=uniform, low=0.2, high=0.7), lambda t: (t - 0.2) / 0.5),
+    (
+        partial(within, draw=shifted, low=0.875, high=1.0),
+        lambda t: (shifted_cdf(t) - shifted_cdf(0.875)) / (1 - shifted_cdf(0.875)),
+    ),
 ]
 
 

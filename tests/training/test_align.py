@@ -26,7 +26,7 @@ from training.state import TrainState
 def learner_of(config) -> tuple[Learner, data.Dataset, TrainState]:
     dataset = data.load(config.data, config.align.encoders)
     state = TrainState(config, dataset, Processes(RunConfig(device="cpu")))
-    return Learner(config, state, build_objective(config.objective)), dataset, state
+    return Learner(config, state, build_objective(config.objective, state.backbone)), dataset, state
 
 
 def awaken(state: TrainState) -> None:

@@ -29,7 +29,7 @@ def write(tmp_path):
         ("optim.lrr=1", r"unknown config key 'optim\.lrr' \(have: optimizer, steps"),
         (
             "optimm.lr=1",
-            r"unknown config key 'optimm' \(have: model, data, objective, align",
+            r"unknown config key 'optimm' \(have: model, comfy, data, objective",
         ),
         ("optim.lr=fast", r"optim\.lr must be a number, got 'fast'"),
         ("optim.steps=1.5", r"optim\.steps must be a whole number, got 1\.5"),
@@ -39,7 +39,7 @@ def write(tmp_path):
         ("optim.clip=0", r"optim\.clip = 0 would erase"),
         ("optim.ema=1", r"optim\.ema must be a share"),
         ("objective.kind=magic", r"unknown objective\.kind 'magic' \(have: cfm, stablevm\)"),
-        ("objective.timesteps=x", r"have: uniform, logit_normal, shifted"),
+        ("objective.timesteps=x", r"have: auto, uniform, logit_normal, shifted"),
         ("objective.timestep_params=3", r"objective\.timestep_params must be a table"),
         ("data.label_dropout=1.2", r"data\.label_dropout must be a share"),
         ("run.precision=fp8", r"have: fp32, bf16, fp16"),

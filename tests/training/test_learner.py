@@ -42,7 +42,7 @@ def gradients(config, run: RunConfig) -> list[torch.Tensor]:
         for parameter in state.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    learner = Learner(config, state, build_objective(config.objective))
+    learner = Learner(config, state, build_objective(config.objective, state.backbone))
     losses, aligned, _ = learner.compute(data.batch(dataset, config.data, 0, 1), 1, report=False)
     return [p.grad for p in state.parameters if p.grad is not None] + [losses, aligned]
 

@@ -17,6 +17,10 @@ class Backbone(Protocol):
 
     model: nn.Module
     latent: LatentSpec
+    shift: float
+    """The time shift of its own schedule, which training follows unless told otherwise."""
+    span: tuple[float, float]
+    """The times that it is for: all of (0, 1), but for half of a pair of experts."""
 
     @property
     def blocks(self) -> Iterable[nn.Module]:

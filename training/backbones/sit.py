@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sv_core.alignment import capture
 from sv_core.latent import LatentSpec
-from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata
+from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 
 from ..checkpoint import read_weights
 from ..config import ModelConfig
@@ -23,6 +23,8 @@ class SiTBackbone:
     model: nn.Module
     config: SiTConfig
     latent: LatentSpec
+    shift: float = 1.0
+    span: tuple[float, float] = (0.0, 1.0)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -39,6 +41,15 @@ class SiTBackbone:
     def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.model(x_t, t, cond)
 
+    @property
+    def interval(self) -> bool:
+        """Whether there is an average velocity, and r = t is the velocity."""
+        return self.config.interval
+
+    def average_velocity(self, x_t: Tensor, r: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """u(x_t, r, t, cond) over [r, t] <= 1: x_t (b, ...), r, t, cond (b,) -> (b, ...)."""
+        return self.model(x_t, t, cond, r)
+
     def watch(self, number: int) -> AbstractContextManager[list[Tensor]]:
         return capture(self.blocks[number - 1])
 
@@ -53,7 +64,7 @@ class SiTBackbone:
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": "sit",
             "modelspec.implementation": "stable-velocity",
-            "modelspec.prediction_type": "velocity",
+            "modelspec.prediction_type": "average velocity" if self.interval else "velocity",
             "modelspec.resolution": f"{self.config.input_size}x{self.config.input_size}",
         }
 
@@ -68,10 +79,12 @@ def load(path: Path) -> SiTBackbone:
     return SiTBackbone(model, model.config, latent)
 
 
-def build(config: ModelConfig, data: Dataset, seed: int) -> SiTBackbone:
+def build(config: ModelConfig, data: Dataset, seed: int, *, interval: bool = False) -> SiTBackbone:
     """The network of [model], made for the data; new weights are a function of the seed.
 
-    Raises ValueError when [model] contradicts itself or does not fit the data.
+    ``interval`` makes it predict average velocities; a checkpoint that did not still predicts what
+    it predicted, for every r. Without it, a MeanFlow checkpoint stays one. Raises ValueError when
+    [model] contradicts itself or does not fit the data.
     """
     said = {f.name: getattr(config, f.name) for f in fields(config)}
     said = {name: value for name, value in said.items() if value is not None}
@@ -97,7 +110,14 @@ def build(config: ModelConfig, data: Dataset, seed: int) -> SiTBackbone:
             torch.manual_seed(seed)
             backbone = SiTBackbone(SiT(sit), sit, data.latent)
     _check(backbone, data, config)
-    return backbone
+    return _with_interval(backbone, seed) if interval and not backbone.interval else backbone
+
+
+def _with_interval(backbone: SiTBackbone, seed: int) -> SiTBackbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = with_interval(backbone.model)
+    return replace(backbone, model=model, config=model.config)
 
 
 def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:

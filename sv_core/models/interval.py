@@ -1,0 +1,131 @@
+"""How a network is told its times: t, and the interval t - r that an average velocity is over.
+
+The interval's embedder joins the embedding of t by addition and begins as zero, so that a network
+trained for the velocity predicts what it predicted, for any r, until MeanFlow trains it further. A
+SiT has it as a part of itself; for the families of ComfyUI it is a file of its own.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+PREFIX = "interval_embedder."
+"""What the embedder's tensors are called, inside a SiT's file and in a file of their own."""
+
+TIME_EMBEDDINGS = {
+    "Flux": "time_in",
+    "SD3.5": "t_embedder",
+    "Qwen-Image": "time_text_embed",
+    "Wan2.2": "time_embedding",
+}
+"""Families of ComfyUI -> the part of their network whose output the interval's joins."""
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids of t, then two linear layers: (b,) -> (b, d)."""
+
+    def __init__(self, hidden_size: int, frequencies: int = 256):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+        half = frequencies // 2
+        self.register_buffer(
+            "omega", torch.exp(torch.arange(half) * (-math.log(10000) / half)), persistent=False
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        # At least float32, whatever the weights are: half precision cannot tell times apart.
+        t = t.to(torch.promote_types(self.omega.dtype, torch.float32))
+        angle = t[:, None] * self.omega
+        waves = torch.cat([angle.cos(), angle.sin()], dim=1)
+        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+
+
+class IntervalEmbedder(TimestepEmbedder):
+    """The same of t - r, zero until it is trained."""
+
+    def __init__(self, hidden_size: int, frequencies: int = 256):
+        super().__init__(hidden_size, frequencies)
+        first, last = self.mlp[0], self.mlp[2]
+        nn.init.normal_(first.weight, std=0.02)
+        for zero in (first.bias, last.weight, last.bias):
+            nn.init.zeros_(zero)
+
+
+def has_interval(state: Mapping[str, Tensor]) -> bool:
+    """Whether a file's tensors hold an interval's embedder."""
+    return any(name.startswith(PREFIX) for name in state)
+
+
+def to_file(embedder: IntervalEmbedder, family: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a family's embedder as a file of its own."""
+    tensors = {PREFIX + name: tensor for name, tensor in embedder.state_dict().items()}
+    return tensors, {"interval_embedder": json.dumps({"family": family, "width": width(embedder)})}
+
+
+def from_file(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str] | None
+) -> tuple[IntervalEmbedder, str]:
+    """(embedder, family) of what ``to_file`` gave. Raises ValueError in words for other files."""
+    try:
+        said = json.loads((metadata or {})["interval_embedder"])
+        family, hidden_size = str(said["family"]), int(said["width"])
+        frequencies = state[PREFIX + "mlp.0.weight"].shape[1]
+    except (KeyError, ValueError, TypeError, IndexError) as e:
+        raise ValueError(
+            "this is not the interval embedder of a MeanFlow: its file says of which family and "
+            "width it is"
+        ) from e
+    embedder = IntervalEmbedder(hidden_size, frequencies)
+    try:
+        embedder.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
+    except RuntimeError as e:
+        raise ValueError("the interval embedder's tensors do not fit its description") from e
+    return embedder.eval(), family
+
+
+def width(time_embedding: nn.Module) -> int:
+    """The numbers that an embedding of time gives: those of its last linear layer.
+
+    Linear layers are known by ``out_features``: the host's quantised ones are not ``nn.Linear``.
+    """
+    return [m.out_features for m in time_embedding.modules() if hasattr(m, "out_features")][-1]
+
+
+@contextmanager
+def told(
+    network: nn.Module,
+    family: str,
+    embedder: IntervalEmbedder,
+    interval: Callable[[Tensor], Tensor],
+) -> Iterator[None]:
+    """While it lasts, a family's ``network`` is told the interval of each of its times.
+
+    ``network(x, times, ...)`` has times (b,), or (b, n) where every frame has its own, in its own
+    unit; ``interval`` gives t - r of those, shaped alike. Nothing of it stays on the network.
+    """
+    times: list[Tensor] = []
+
+    def hear(module: nn.Module, args: tuple) -> None:
+        times[:] = [args[1]]
+
+    def add(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+        rows = interval(times[0]).flatten().to(embedder.omega.device)
+        # Qwen-Image's editing model appends rows of time 0, for the pictures it is shown.
+        rows = torch.cat([rows, rows.new_zeros(len(out) - len(rows))])
+        return out + embedder(rows).to(out)
+
+    handles = (
+        network.register_forward_pre_hook(hear),
+        getattr(network, TIME_EMBEDDINGS[family]).register_forward_hook(add),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
