@@ -45,7 +45,9 @@ def _along(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
     """A number as it is; one for each channel as (c, 1, ...), which broadcasts over (b, c, ...)."""
     if not isinstance(value, tuple):
         return value
-    return torch.tensor(value, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.ndim - 2))
+    return torch.tensor(value, dtype=like.dtype, device=like.device).view(
+        -1, *[1] * (like.ndim - 2)
+    )
 
 
 def pixels(channels: int) -> LatentSpec:

@@ -1,8 +1,9 @@
 """Reading a latent cache: items by index, batches of one bucket, what the latents are."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,18 @@ from torch import Generator, Tensor
 
 from sv_core.latent import LatentSpec
 
-from .shards import LATENTS, FeatureSpec, Shard, read_index, read_shard, shard_path
+from .companions import Companions, Conditions
+from .listing import share_of
+from .shards import LATENTS, MASKS, FeatureSpec, open_shards, read_index
+from .text import TextTable
+from .vae import STRIDE, alike, describe
 
 
 class Item(NamedTuple):
     """A latent (c, h, w) in the VAE's own scale (pixels: [0, 1]), its condition, its features.
 
-    The features (tokens, dim) are in the order in which the cache was asked for them.
+    Of families with a time axis it is (c, f, h, w). The features (tokens, dim) are in the order in
+    which the cache was asked for them.
     """
 
     latent: Tensor
@@ -29,7 +35,8 @@ class LatentCache:
     """A finished cache. An index counts views: len = pictures x views.
 
     ``train`` and ``held_out`` are such indices: of the pictures in val folders, or where there are
-    none of a share chosen by their paths, the views unmirrored. ``classes`` counts conditions.
+    none of a share chosen by their paths, the views unmirrored. ``text`` is what text encoders made
+    of the conditions, or None.
     """
 
     def __init__(
@@ -54,11 +61,15 @@ class LatentCache:
             )
         self.features = {name: self._feature(name, patch_size) for name in features}
         parts = [pictures for _, pictures in plan]
-        self._latents = self._open(LATENTS, parts, index.settings["vae"])
+        self._latents = open_shards(path, LATENTS, parts, index.settings["vae"])
         parts = [shard.rows for shard in self._latents]
         self._features = [
-            self._open(name, parts, spec.fingerprint) for name, spec in self.features.items()
+            open_shards(path, name, parts, spec.fingerprint) for name, spec in self.features.items()
         ]
+        self._masks = None
+        if "masks" in index.settings:
+            self._masks = open_shards(path, MASKS, parts, index.settings["vae"])
+        self.text = TextTable(path, index.text, len(index.conditions)) if index.text else None
         self._build(plan, held_out)
 
     def _feature(self, name: str, patch_size: int | None) -> FeatureSpec:
@@ -85,24 +96,6 @@ class LatentCache:
         for spec in self.features.values():
             self._require_patch(spec, patch_size)
 
-    def _open(self, kind: str, parts: list[list[int]], wanted: str) -> list[Shard]:
-        shards = []
-        for number, pictures in enumerate(parts):
-            shard = read_shard(self.path, kind, number)
-            problem = None
-            if shard.fingerprint != wanted:
-                what = "VAE" if kind == LATENTS else "encoder"
-                problem = f"from another {what} than the rest of the cache"
-            elif not shard.covers(pictures):
-                problem = "of other pictures than the rest of the cache"
-            if problem:
-                raise ValueError(
-                    f"{shard_path(self.path, kind, number)} is {problem}: remove it and run "
-                    f"training.prepare again, which makes that shard anew"
-                )
-            shards.append(shard)
-        return shards
-
     def _build(self, plan: list[tuple[int, list[int]]], held_out: float) -> None:
         index, views = self.index, self.index.views
         place = [
@@ -117,18 +110,22 @@ class LatentCache:
         if any(index.held_out):
             apart = torch.tensor(index.held_out, dtype=torch.bool)
         else:
-            drawn = [held_out > 0 and _share(path) < held_out for path in index.paths]
+            drawn = [held_out > 0 and share_of(path) < held_out for path in index.paths]
             apart = torch.tensor(drawn, dtype=torch.bool)
         apart = apart[self._picture]
         self.train = torch.nonzero(~apart).flatten()
         self.held_out = torch.nonzero(apart & (self._view == 0)).flatten()
         if not len(self.train):
             raise ValueError(f"{self.path} has no picture to learn from: all are held out")
+        repeats = torch.tensor(index.repeats or [1] * len(index.paths), dtype=torch.long)
+        self._repeats = repeats[self._picture]
+        self._conditions = Conditions(index.condition, index.others, self._picture)
+        drawn = self.train.repeat_interleave(self._repeats[self.train])
         self.groups = {
-            index.buckets[bucket]: self.train[self.bucket[self.train] == bucket]
-            for bucket in self.bucket[self.train].unique().tolist()
+            index.buckets[bucket]: drawn[self.bucket[drawn] == bucket]
+            for bucket in self.bucket[drawn].unique().tolist()
         }
-        """The training indices of each bucket (height, width) in pixels."""
+        """The training indices of each bucket, in pixels; repeated ones as often as they count."""
 
     @property
     def latent(self) -> LatentSpec:
@@ -145,16 +142,23 @@ class LatentCache:
         return len(self.conditions)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of every latent. Raises ValueError when they are of several shapes."""
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The latents' shapes (c, h, w) or (c, f, h, w), one for each of ``groups``."""
+        channels, down = self.latent.channels, self.latent.downscale
+        return [
+            (channels, *(1 + (n - 1) // STRIDE for n in frames), height // down, width // down)
+            for *frames, height, width in self.groups
+        ]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of every latent. Raises ValueError when they are of several shapes."""
         if len(self.groups) > 1:
             raise ValueError(
                 f"the latents in {self.path} are of {len(self.groups)} shapes, this network takes "
                 f"one: prepare a cache with --set buckets=square"
             )
-        ((height, width),) = self.groups
-        down = self.latent.downscale
-        return self.latent.channels, height // down, width // down
+        return self.shapes[0]
 
     @property
     def feature_dims(self) -> tuple[int, ...]:
@@ -165,12 +169,15 @@ class LatentCache:
     def identity(self) -> dict[str, str]:
         """What a run that is resumed must find again: networks by fingerprint, and the pictures."""
         index = self.index
-        pictures = json.dumps([index.paths, index.condition, index.views, self.held_out.tolist()])
+        facts = [index.paths, index.condition, index.views, self.held_out.tolist()]
+        facts += [column for column in (index.others, index.repeats, index.masks) if column]
+        pictures = json.dumps(facts)
         encoders = {name: spec.fingerprint for name, spec in self.features.items()}
+        text = {"text": self.text.fingerprint} if self.text else {}
         return {
             "vae": index.settings["vae"],
             "pictures": hashlib.blake2b(pictures.encode(), digest_size=8).hexdigest(),
-        } | encoders
+        } | (encoders | text)
 
     def __len__(self) -> int:
         return len(self._row)
@@ -186,13 +193,19 @@ class LatentCache:
     def draw(self, n: int, generator: Generator) -> Tensor:
         """n training indices, independent and with replacement, all of one bucket.
 
-        A bucket is drawn in proportion to its pictures, so every picture has the same chance. A
-        function of the generator alone: resuming needs no more than the step.
+        A bucket is drawn in proportion to its pictures, so every picture has the same chance (where
+        they are repeated, a chance in proportion to that). A function of the generator alone:
+        resuming needs no more than the step.
         """
         groups = list(self.groups.values())
         weights = torch.tensor([len(g) for g in groups], dtype=torch.float64)
         group = groups[int(torch.multinomial(weights, 1, generator=generator))]
         return group[torch.randint(len(group), (n,), generator=generator)]
+
+    def by_shape(self, indices: Tensor, n: int) -> Iterator[Tensor]:
+        """The indices in parts of at most n, those of a part being of one bucket."""
+        for bucket in self.bucket[indices].unique():
+            yield from indices[self.bucket[indices] == bucket].split(n)
 
     def gather(self, indices: Iterable[int]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Latents (b, c, h, w), labels (b,), features (b, tokens, dim) each; of one bucket."""
@@ -201,17 +214,67 @@ class LatentCache:
         stacked = tuple(torch.stack(kind) for kind in zip(*features, strict=True))
         return torch.stack(latents), torch.tensor(labels), stacked
 
-    def require_latent(self, latent: LatentSpec, network: str) -> None:
-        """Raises ValueError, in one sentence, when a network is for other latents than these."""
-        if latent != self.latent:
+    def draw_labels(self, indices: Tensor, generator: Generator) -> Tensor:
+        """A condition of each item (b,), any of its captions with the same chance.
+
+        Its label where it has but one. A function of the generator alone.
+        """
+        return self._conditions.pick(indices, generator)
+
+    def masks(self, indices: Iterable[int]) -> Tensor | None:
+        """How much each latent cell counts, in [0, 1]: (b, 1, h, w), with a time axis (b, 1, 1, h,
+        w). None for a cache without masks; 1 all over for a picture without one.
+        """
+        if self._masks is None:
+            return None
+        rows = [(int(self._shard[i]), int(self._row[i]), int(self._view[i])) for i in indices]
+        return torch.stack([self._masks[s].data[r, v].float() / 255 for s, r, v in rows])
+
+    @functools.cached_property
+    def _companions(self) -> Companions:
+        return Companions(self.train, self.bucket, self._repeats, self._conditions)
+
+    def companions(
+        self, i: int, n: int, generator: Generator, condition: int | None = None
+    ) -> Tensor:
+        """References of item i for StableVM: training indices of its bucket and its condition.
+
+        First i itself, then at most n - 1 others (all of them if they are fewer), a uniformly
+        random subset without replacement, views included, nothing held out. ``condition`` is the
+        one that was drawn for i, where it has several. A function of the generator alone.
+        [extends arXiv 2602.05435, sec. 4.1, to text]
+        """
+        label = int(self.labels[i]) if condition is None else condition
+        return self._companions.choose(i, n, generator, label)
+
+    def pool(self, i: int, n: int, generator: Generator) -> Tensor:
+        """The same from all conditions of its bucket: where the condition was dropped."""
+        return self._companions.choose(i, n, generator, None)
+
+    def require_text(self) -> TextTable:
+        """The text. Raises ValueError, in one sentence, when the cache has none."""
+        if self.text is None:
             raise ValueError(
-                f"{network} is for {_describe(latent)}, the cache {self.path} holds "
-                f"{_describe(self.latent)}: prepare one with the network's own VAE"
+                f"{self.path} holds no text, which this network is conditioned by: add it with "
+                f"training.prepare and --set text=FILE, the family's text encoders"
+            )
+        return self.text
+
+    def require_latent(self, latent: LatentSpec, network: str) -> None:
+        """Raises ValueError, in one sentence, when a network is for other latents than these.
+
+        What counts are channels, scale and shift: the same numbers under another name will do.
+        """
+        if not alike(latent, self.latent):
+            raise ValueError(
+                f"{network} is for {describe(latent)}, the cache {self.path} holds "
+                f"{describe(self.latent)}: prepare one with the network's own VAE"
             )
 
     def notes(self) -> list[str]:
         """What a person should know before training with it, a sentence each."""
-        counts = torch.bincount(self.labels[self.train], minlength=len(self.conditions))
+        _, named = self._conditions.of(self.train)
+        counts = torch.bincount(named, minlength=len(self.conditions))
         captions = self.index.settings["layout"] == "captions"
         what = "captions" if captions else "classes"
         found = [
@@ -234,13 +297,3 @@ class LatentCache:
 def as_latent(stored: Tensor) -> Tensor:
     """A stored latent as float32: bytes are pixels of [0, 1]."""
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
-
-
-def _share(path: str) -> float:
-    """A number in [0, 1) of a path's own, the same on any machine."""
-    digest = hashlib.blake2b(path.encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little") / 2**32
-
-
-def _describe(latent: LatentSpec) -> str:
-    return f"{latent.kind} latents of {latent.channels} channels (scale {latent.scale:g})"

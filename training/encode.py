@@ -1,10 +1,12 @@
-"""Making a cache, or what of it is missing: shard after shard, each written whole."""
+"""Making a cache, or what of it is missing: shard after shard, each written whole.
 
-import os
-import shutil
+First the pictures, then the text: the VAE and the text encoders are never in memory together.
+"""
+
+import hashlib
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,23 +15,29 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import encoders, images
+from . import encoders, text
 from . import shards as store
 from .checkpoint import write_atomically
-from .codec import Codec
-from .plan import PrepareConfig, check, make_plan, same_plan, settings_of
+from .codec import Codec, device_of
+from .host_codec import HostText
+from .jobs import Job, check_room, missing
+from .lock import alone
+from .pictures import Taken, reader
+from .plan import PrepareConfig, check, list_pictures, make_plan, same_plan, settings_of
 from .reading import ahead, attempt
-from .shards import LATENTS, FeatureSpec, Index, Shard
-
-_LOCK = ".lock"
+from .shards import LATENTS, MASKS, FeatureSpec, Index, Shard, TextSpec
 
 
 class Outcome(NamedTuple):
-    """The index at the end, how many pictures this run encoded, whether all was there already."""
+    """The index at the end; how many pictures were encoded, and whether nothing was to do at all.
+
+    ``texts`` is how many files of text were made.
+    """
 
     index: Index
     encoded: int
     nothing_to_do: bool
+    texts: int = 0
 
 
 def prepare(root: Path, cache: Path, config: PrepareConfig) -> Outcome:
@@ -39,63 +47,15 @@ def prepare(root: Path, cache: Path, config: PrepareConfig) -> Outcome:
     included, finished shards stay, and the next run makes only the others.
     """
     latent = check(config)
-    listing = images.scan(root, config.layout)
+    listing = list_pictures(root, config)
     settings = settings_of(config, latent, listing.layout)
     with alone(cache):
         if (cache / store.INDEX).exists() and any(cache.glob("*.safetensors")):
             index = same_plan(store.read_index(cache), settings, listing, cache)
         else:  # also when there is no more than a plan: nothing of it binds yet
-            index = make_plan(root, settings, latent, listing, config.workers)
+            index = make_plan(root, config, settings, latent, listing)
             store.write_index(cache, index)
         return _run(root, cache, config, index)
-
-
-@contextmanager
-def alone(cache: Path) -> Iterator[None]:
-    """Make the folder, and keep a second run out of it until this one ends, however it ends."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        others = [p for p in cache.iterdir() if not p.name.startswith(".")]
-        if others and not (cache / store.INDEX).exists():
-            raise ValueError(
-                f"{cache} holds other files (such as {others[0].name}) and no cache: name a new "
-                f"or an empty folder"
-            )
-        lock = open(cache / _LOCK, "a+b")  # noqa: SIM115  closed below
-    except OSError as e:
-        raise OSError(f"cannot write into {cache}: {e.strerror or e}") from e
-    with lock:
-        try:
-            _lock(lock.fileno())
-        except OSError:
-            raise ValueError(
-                f"another training.prepare is at work in {cache}: wait for it"
-            ) from None
-        for stale in cache.glob(".*.partial"):
-            stale.unlink()
-        yield
-
-
-def _lock(handle: int) -> None:
-    """The system drops the lock with the process, so a kill leaves none behind."""
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-class _Job(NamedTuple):
-    """A shard to make: its number, its bucket, its pictures, and what of it is missing."""
-
-    number: int
-    bucket: tuple[int, int]
-    pictures: list[int]
-    latents: bool
-    features: bool
 
 
 def _run(root: Path, cache: Path, config: PrepareConfig, index: Index) -> Outcome:
@@ -115,85 +75,104 @@ def _run(root: Path, cache: Path, config: PrepareConfig, index: Index) -> Outcom
             # Unfinished until every shard has them: a reader must not find half.
             index = replace(index, complete=False, features=index.features | {name: spec})
             store.write_index(cache, index)
-    jobs = list(_missing(cache, index, name))
+    jobs = list(missing(cache, index, name))
     for other in index.features.keys() - {name}:
-        if any(job.features for job in _missing(cache, index, other)):
+        if any(job.features for job in missing(cache, index, other)):
             raise ValueError(
                 f"the features of {other} in {cache} are not whole: finish them first, with the "
                 f"encoder= and patch_size= that they were begun with"
             )
-    if not jobs and index.complete:
+    index = _with_text(cache, config, index)
+    texts = text.missing(cache, index) if index.text else []
+    if texts and not config.text:
+        raise ValueError(
+            f"the text in {cache} is not whole: finish it first, with the text= and template= that "
+            f"it was begun with"
+        )
+    if not jobs and not texts and index.complete:
         return Outcome(index, 0, True)
-    _room(cache, index, jobs, encoder)
+    todo = _pictures(root, cache, config, index, jobs, encoder)
+    encoder = None  # its memory is the text encoders' now
+    index = _collect(cache, index)
+    if texts:
+        assert config.family is not None
+        speaker = HostText(config.text, config.family, config.comfy, device_of(config))
+        try:
+            text.encode(cache, index, texts, speaker)
+        finally:
+            speaker.close()
+    index = replace(index, complete=True)
+    store.write_index(cache, index)
+    return Outcome(index, todo, False, len(texts))
+
+
+def _with_text(cache: Path, config: PrepareConfig, index: Index) -> Index:
+    """The index, with the text that is asked for announced in it."""
+    spec = None
+    if config.text:
+        files = sorted(store.fingerprint(Path(file)) for file in config.text)
+        digest = hashlib.blake2b(json.dumps([config.family, files]).encode(), digest_size=8)
+        spec = TextSpec(digest.hexdigest(), config.template)
+    bound = index.text is not None and any(cache.glob(f"{text.TEXT}-*.safetensors"))
+    if spec == index.text or (spec is None and bound):
+        return index
+    if bound:
+        raise ValueError(
+            f"{cache} has text of other encoders, or of another template than {spec.template!r}: "
+            f"use the same again, or another folder"
+        )
+    # Unfinished until all of it is there: a reader must not find half.
+    index = replace(index, complete=False, text=spec)
+    store.write_index(cache, index)
+    return index
+
+
+def _pictures(
+    root: Path,
+    cache: Path,
+    config: PrepareConfig,
+    index: Index,
+    jobs: list[Job],
+    encoder: encoders.Encoder | None,
+) -> int:
+    """Make these shards of latents and features; how many pictures they hold."""
+    if not jobs:
+        return 0
+    check_room(cache, index, jobs, encoder)
     codec = Codec(config, index, encoder, any(job.latents for job in jobs))
     total = sum(len(pictures) for _, pictures in index.shards())
     todo = sum(len(job.pictures) for job in jobs)
     tasks = [
-        (root / index.paths[i], lambda p, b=job.bucket: images.pixels(p, b, codec.channels))
+        (root / index.paths[i], reader(root, index, i, codec.channels))
         for job in jobs
         for i in job.pictures
     ]
+    at_once = max(config.batch // max(job.frames for job in jobs), 1)
     pool = ThreadPoolExecutor(config.workers)
     bar = tqdm(total=total, initial=total - todo, desc="prepare", unit="img")
     try:
         with bar:
-            decoded = ahead(pool, attempt, tasks, 2 * config.batch + config.workers)
+            decoded = ahead(pool, attempt, tasks, 2 * at_once + config.workers)
             for job in jobs:
                 _make(cache, job, index, codec, decoded, bar)
     finally:
         pool.shutdown(cancel_futures=True)
-    index = _finish(cache, index)
-    return Outcome(index, todo, False)
-
-
-def _missing(cache: Path, index: Index, encoder: str | None) -> Iterator[_Job]:
-    """The shards that are not there whole. A damaged one is as good as none."""
-    for number, (bucket, pictures) in enumerate(index.shards()):
-        latents = not _there(cache, LATENTS, number, index.settings["vae"], pictures)
-        features = encoder is not None and not _there(
-            cache, encoder, number, index.features[encoder].fingerprint, pictures
-        )
-        if latents or features:
-            yield _Job(number, index.buckets[bucket], pictures, latents, features)
-
-
-def _there(cache: Path, kind: str, number: int, wanted: str, pictures: list[int]) -> bool:
-    with suppress(ValueError):
-        shard = store.read_shard(cache, kind, number)
-        return shard.fingerprint == wanted and shard.covers(pictures)
-    return False
-
-
-def _room(cache: Path, index: Index, jobs: list[_Job], encoder: encoders.Encoder | None) -> None:
-    """Say now, not after a night, that the disk is too small."""
-    latent, need = index.latent, 0
-    for job in jobs:
-        cells = job.bucket[0] * job.bucket[1] // latent.downscale**2
-        each = 0
-        if job.latents:
-            each += cells * latent.channels * (1 if latent.kind == "pixels" else 2)
-        if job.features and encoder:
-            spec = index.features[encoder.name]
-            each += cells // spec.patch_size**2 * spec.dim * 2
-        need += each * len(job.pictures) * index.views
-    free = shutil.disk_usage(cache).free
-    if need > free:
-        raise OSError(
-            f"the cache needs {need / 2**30:.1f} GiB more and the disk of {cache} has "
-            f"{free / 2**30:.1f} GiB free: make room or name another folder"
-        )
+        codec.close()
+    return todo
 
 
 def _make(
-    cache: Path, job: _Job, index: Index, codec: Codec, decoded: Iterator[Any], bar: tqdm
+    cache: Path, job: Job, index: Index, codec: Codec, decoded: Iterator[Any], bar: tqdm
 ) -> None:
     """One shard from the next pictures of the stream, written when it is whole."""
     rows: list[int] = []
     skipped: dict[str, str] = {}
     sums: dict[str, float] = {}
     latents: list[Tensor] = []
+    masks: list[Tensor] = []
     features: list[Tensor] = []
-    waiting: list[Tensor] = []
+    waiting: list[Taken] = []
+    at_once = max(codec.batch // job.frames, 1)
     for place, picture in enumerate(job.pictures, 1):
         read = next(decoded)
         if isinstance(read, str):
@@ -201,10 +180,13 @@ def _make(
         else:
             rows.append(picture)
             waiting.append(read)
-        if len(waiting) == codec.batch or (place == len(job.pictures) and waiting):
-            batch = torch.stack(waiting)
+        if len(waiting) == at_once or (place == len(job.pictures) and waiting):
+            batch = torch.stack([taken.pixels for taken in waiting])
+            counting = [taken.mask for taken in waiting if taken.mask is not None]
             if job.latents:
                 latents.append(codec.latents(batch, sums))
+            if job.latents and counting:
+                masks.append(codec.masks(torch.stack(counting)))
             if job.features:
                 features.append(codec.features(batch))
             waiting = []
@@ -217,7 +199,12 @@ def _make(
                 f"made: put the pictures back, or prepare another folder"
             )
     if job.latents:
-        shard = Shard(_joined(latents), index.settings["vae"], rows, skipped, sums)
+        vae = index.settings["vae"]
+        if "masks" in index.settings:
+            store.write_shard(
+                cache, MASKS, job.number, Shard(_joined(masks), vae, rows, skipped, {})
+            )
+        shard = Shard(_joined(latents), vae, rows, skipped, sums)
         store.write_shard(cache, LATENTS, job.number, shard)
     if job.features:
         assert codec.encoder is not None
@@ -230,8 +217,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0)
 
 
-def _finish(cache: Path, index: Index) -> Index:
-    """Collect what the shards say, list what was skipped, and declare the cache whole."""
+def _collect(cache: Path, index: Index) -> Index:
+    """What the shards say, in the index; what was skipped is also listed in a file."""
     skipped = {k: v for k, v in index.skipped.items() if index.bucket[int(k)] < 0}
     sums: dict[str, float] = {}
     good = 0
@@ -249,13 +236,12 @@ def _finish(cache: Path, index: Index) -> Index:
     share = std = None
     if sums:
         variance = sums["square"] / sums["count"] - (sums["sum"] / sums["count"]) ** 2
-        share = (sums["posterior"] / sums["count"] / variance) ** 0.5
         std = variance**0.5
+        if "posterior" in sums:
+            share = (sums["posterior"] / sums["count"] / variance) ** 0.5
     lines = [f"{index.paths[int(k)]}\t{reason}" for k, reason in skipped.items()]
     lines += [f"{path}\t{reason}" for path, reason in index.aside.items()]
     if lines:
         text = "".join(line + "\n" for line in sorted(lines))
         write_atomically(cache / store.SKIPPED, lambda file: file.write(text.encode()))
-    index = replace(index, skipped=skipped, posterior_share=share, model_std=std, complete=True)
-    store.write_index(cache, index)
-    return index
+    return replace(index, skipped=skipped, posterior_share=share, model_std=std)

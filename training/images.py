@@ -1,114 +1,12 @@
-"""Folders of pictures: what lies in them, which shape each one gets, and its pixels."""
+"""A picture's shape and its pixels: upright, cropped to a bucket, with its mask if it has one."""
 
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-SPLITS = {
-    "train": "train", "training": "train",
-    "val": "held out", "valid": "held out", "validation": "held out", "test": "held out",
-}  # fmt: skip
-"""Folder names that are a part of the data set, not a class."""
-
-
-class Picture(NamedTuple):
-    """A file by its path below the root (with /), when it changed, its condition and its part."""
-
-    path: str
-    size: int
-    mtime: int
-    condition: str
-    held_out: bool
-
-
-class Listing(NamedTuple):
-    """``conditions`` are the class names, or the distinct captions, in the order of their numbers.
-
-    ``aside`` are pictures that cannot take part, each with the reason.
-    """
-
-    layout: str
-    pictures: list[Picture]
-    conditions: list[str]
-    aside: dict[str, str]
-
-
-def scan(root: Path, layout: str = "auto") -> Listing:
-    """List the pictures below ``root``, in the order of their paths.
-
-    ``classes``: the class is the first folder, after a train/val folder if there is one.
-    ``captions``: the condition is the text of the ``.txt`` beside the picture. ``auto`` means
-    captions if any picture has such a text. Raises ValueError, in one sentence, when ``root`` is
-    not a folder or nothing in it can take part.
-    """
-    if not root.is_dir():
-        raise ValueError(f"there is no folder {root}: name the one that holds the pictures")
-    files = list(_files(root))
-    texts = {path[:-4]: root / path for path in files if path.lower().endswith(".txt")}
-    found = [path for path in files if path.lower().endswith(SUFFIXES)]
-    if not found:
-        raise ValueError(f"{root} holds no pictures ({', '.join(SUFFIXES)})")
-    if layout == "auto":
-        layout = "captions" if any(_stem(path) in texts for path in found) else "classes"
-    pictures, aside = [], {}
-    for path in found:
-        if layout == "captions":
-            condition, problem = _caption(texts.get(_stem(path)))
-        else:
-            condition, problem = _class(path), "it lies in no class folder"
-        if condition is None:
-            aside[path] = problem
-            continue
-        stat = (root / path).stat()
-        first, _, rest = path.partition("/")
-        held_out = bool(rest) and SPLITS.get(first.lower()) == "held out"
-        pictures.append(Picture(path, stat.st_size, int(stat.st_mtime), condition, held_out))
-    if not pictures:
-        example = next(iter(aside))
-        raise ValueError(
-            f"none of the {len(aside)} pictures in {root} can be used ({example}: "
-            f"{aside[example]}): put each class into a folder of its own, or a .txt caption "
-            f"beside each picture"
-        )
-    return Listing(layout, pictures, sorted({p.condition for p in pictures}), aside)
-
-
-def _files(root: Path) -> Iterator[str]:
-    """Paths below the root, with /, in an order of their own that every machine shares."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        # Hidden ones are the system's (.DS_Store, ._photo.jpg), not pictures.
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        below = Path(folder).relative_to(root).as_posix()
-        for name in sorted(n for n in names if not n.startswith(".")):
-            yield name if below == "." else f"{below}/{name}"
-
-
-def _stem(path: str) -> str:
-    return path.rpartition(".")[0]
-
-
-def _class(path: str) -> str | None:
-    folders = path.split("/")[:-1]
-    if folders and folders[0].lower() in SPLITS:
-        folders = folders[1:]
-    return folders[0] if folders else None
-
-
-def _caption(file: Path | None) -> tuple[str | None, str]:
-    if file is None:
-        return None, "it has no .txt caption"
-    try:
-        return file.read_text(encoding="utf-8-sig").strip(), ""
-    except (UnicodeDecodeError, OSError) as e:
-        return None, f"its caption cannot be read ({e})"
 
 
 def aspect_buckets(size: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
@@ -167,12 +65,37 @@ def pixels(path: Path, bucket: tuple[int, int], channels: int) -> Tensor:
     Raises ValueError for more than 8 bits a channel, and what Pillow raises for a damaged file.
     """
     with Image.open(path) as file:
-        if file.mode.startswith(("I", "F")):
-            raise ValueError(f"more than 8 bits a channel (mode {file.mode})")
-        image = ImageOps.exif_transpose(file)
+        image = _upright(file)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB" if channels == 3 else "L")
-        array = np.array(cover(image, *bucket), dtype=np.uint8)
-    return torch.from_numpy(array.reshape(*bucket, channels)).permute(2, 0, 1).contiguous()
+        return as_bytes(cover(image.convert("RGB" if channels == 3 else "L"), *bucket))
+
+
+def mask(path: Path, bucket: tuple[int, int], shape: tuple[int, int] | None = None) -> Tensor:
+    """What of a picture counts, as (1, height, width) bytes: 255 wholly, 0 not at all.
+
+    With the picture's own ``shape`` (height, width) the file is its mask, white where it counts,
+    and is laid over it whatever its size; without, the picture's own transparency says it.
+    """
+    with Image.open(path) as file:
+        image = _upright(file)
+        if shape is None:
+            if not image.has_transparency_data:
+                return torch.full((1, *bucket), 255, dtype=torch.uint8)
+            image = image.convert("RGBA").getchannel("A")
+        else:
+            image = image.convert("L").resize(shape[::-1], Image.Resampling.BILINEAR)
+        return as_bytes(cover(image, *bucket))
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    if file.mode.startswith(("I", "F")):
+        raise ValueError(f"more than 8 bits a channel (mode {file.mode})")
+    return ImageOps.exif_transpose(file)
+
+
+def as_bytes(image: Image.Image) -> Tensor:
+    """(channels, height, width)."""
+    array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, -1)
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()

@@ -1,19 +1,23 @@
 """The plan of a cache: its settings, each picture's bucket, and whether that still holds."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from tqdm import tqdm
 
 from sv_core.latent import LatentSpec, pixels
 
-from . import images
+from . import captions, images, videos
+from .captions import Variants
 from .config import knob
+from .host_codec import check_text, is_tiny
+from .listing import Listing, is_video, scan
 from .reading import ahead, attempt
 from .shards import Index, fingerprint
-from .vae import FAMILIES
+from .vae import FAMILIES, MOVING, STRIDE, TIMED
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,13 @@ class PrepareConfig:
     ``size``: the side of the square, or of the square of a bucket's area. ``patch_size``: the
     network's, so that features fall on its tokens. ``flip`` both: mirror images are cached too.
     ``shard``: pictures per file, and so what a kill costs at most; unset it follows their number.
+
+    ``text`` are the family's text encoders, read by the ComfyUI in ``comfy`` as the VAEs of Qwen
+    and Wan are; a class is told to them as ``template``. ``captions`` lines: each line of a .txt is
+    a caption of its own; tags: tags between commas make ``variants`` captions, shuffled but for the
+    first ``keep``. ``repeats`` folders: the pictures in a folder 10_name count ten times. ``masks``
+    suffix: a.mask.png is the mask of a.png; alpha: its transparency is. Of a video the first
+    ``frames`` at ``fps`` are taken.
     """
 
     layout: str = knob("auto", choices=["auto", "classes", "captions"])
@@ -33,6 +44,15 @@ class PrepareConfig:
     channels: int = knob(3, choices=[1, 3])
     vae: str | None = None
     family: str | None = knob(None, choices=FAMILIES)
+    text: tuple[str, ...] = ()
+    template: str = "{}"
+    captions: str = knob("one", choices=captions.KINDS)
+    variants: int = knob(4, low=1)
+    keep: int = knob(1, low=0)
+    repeats: str = knob("none", choices=["none", "folders"])
+    masks: str = knob("none", choices=["none", "suffix", "alpha"])
+    frames: int = knob(17, low=1)
+    fps: float = knob(videos.FPS, low=0.1)
     encoder: str | None = None
     patch_size: int = knob(2, low=1)
     flip: str = knob("none", choices=["none", "both"])
@@ -41,6 +61,7 @@ class PrepareConfig:
     batch: int = knob(16, low=1)
     workers: int = knob(4, low=1)
     device: str = knob("auto", choices=["auto", "cpu", "cuda"])
+    comfy: str | None = None
 
 
 def check(config: PrepareConfig) -> LatentSpec:
@@ -53,9 +74,23 @@ def check(config: PrepareConfig) -> LatentSpec:
         )
     if config.vae is not None and config.channels != 3:
         raise ValueError("a VAE takes colour pictures: leave out channels=1")
-    if config.max_aspect == float("inf"):
-        raise ValueError("max_aspect must be a finite number, such as 2")
-    latent = pixels(config.channels) if config.family is None else FAMILIES[config.family]
+    for key in ("max_aspect", "fps"):
+        if getattr(config, key) == float("inf"):
+            raise ValueError(f"{key} must be a finite number, such as 2")
+    if config.frames % STRIDE != 1:
+        low = max(config.frames - 2, 0) // STRIDE * STRIDE + 1
+        raise ValueError(
+            f"frames must be a multiple of {STRIDE} and one more, as {low} or {low + STRIDE}, got "
+            f"{config.frames}"
+        )
+    if config.text:
+        check_text(config.text, config.family)
+        _check_template(config.template)
+    latent = pixels(config.channels)
+    if config.family and config.vae:
+        latent = FAMILIES[config.family]
+        if is_tiny(Path(config.vae)):
+            latent = replace(latent, downscale=8)
     token = latent.downscale * (config.patch_size if config.encoder else 1)
     key = "size" if config.buckets == "square" else "step"
     if getattr(config, key) % token:
@@ -67,10 +102,49 @@ def check(config: PrepareConfig) -> LatentSpec:
     return latent
 
 
+def _check_template(template: str) -> None:
+    try:
+        places = [name for _, name, *_ in Formatter().parse(template) if name is not None]
+    except ValueError:
+        places = []
+    if places != [""]:
+        raise ValueError(
+            f"template must hold {{}} once, where the class's name goes, such as 'a photo of {{}}',"
+            f" got {template!r}"
+        )
+
+
+def list_pictures(root: Path, config: PrepareConfig) -> Listing:
+    """What takes part. Raises ValueError, in one sentence, when nothing can."""
+    listing = scan(
+        root,
+        config.layout,
+        variants=Variants(config.captions, config.variants, config.keep),
+        repeats=config.repeats == "folders",
+        masks=config.masks == "suffix",
+        videos=config.family in MOVING,
+    )
+    paths = [p.path for p in listing.pictures if moving(config.family, p.path)]
+    if any(not (root / path).is_dir() for path in paths):
+        videos.require_decoder()
+    return listing
+
+
+def moving(family: str | None, path: str) -> bool:
+    """Whether a picture of a cache of that family is a video."""
+    return family in MOVING and is_video(path)
+
+
 def settings_of(config: PrepareConfig, latent: LatentSpec, layout: str) -> dict[str, Any]:
-    """What defines the numbers in a cache, and so must not change while it is made."""
+    """What defines the numbers in a cache, and so must not change while it is made.
+
+    Of the later ones only those that are not as they were before there were any.
+    """
     names = ("size", "buckets", "step", "max_aspect", "flip", "precision", "shard")
-    return {name: getattr(config, name) for name in names} | {
+    later = ("captions", "variants", "keep", "repeats", "masks", "frames", "fps")
+    usual = {f.name: f.default for f in fields(PrepareConfig)}
+    chosen = {name: getattr(config, name) for name in (*names, *later)}
+    return {k: v for k, v in chosen.items() if k in names or v != usual[k]} | {
         "layout": layout,
         "kind": latent.kind,
         "channels": latent.channels,
@@ -79,31 +153,46 @@ def settings_of(config: PrepareConfig, latent: LatentSpec, layout: str) -> dict[
 
 
 def make_plan(
-    root: Path, settings: dict[str, Any], latent: LatentSpec, listing: images.Listing, workers: int
+    root: Path, config: PrepareConfig, settings: dict[str, Any], latent: LatentSpec, found: Listing
 ) -> Index:
-    """Which bucket each picture goes to; with one bucket no picture need be opened for that."""
-    size, pictures = settings["size"], listing.pictures
-    buckets, bucket, skipped = [(size, size)], [0] * len(pictures), {}
-    if settings["buckets"] == "aspect":
-        buckets = images.aspect_buckets(size, settings["step"], settings["max_aspect"])
-        if not buckets:
+    """Which bucket each picture goes to; with one shape none need be opened for that."""
+    pictures = found.pictures
+    films = [moving(latent.kind, p.path) for p in pictures]
+    shapes = [(config.size, config.size)]
+    bucket, skipped = [0] * len(pictures), {}
+    if config.buckets == "aspect":
+        shapes = images.aspect_buckets(config.size, config.step, config.max_aspect)
+        if not shapes:
             raise ValueError(
-                f"no bucket fits: step = {settings['step']} is too large for size = {size}"
+                f"no bucket fits: step = {config.step} is too large for size = {config.size}"
             )
-        with ThreadPoolExecutor(workers) as pool:
-            tasks = [(root / p.path, images.shape) for p in pictures]
-            shapes = ahead(pool, attempt, tasks, 256)
-            bar = tqdm(shapes, total=len(tasks), desc="sizes", unit="img", leave=False)
+        with ThreadPoolExecutor(config.workers) as pool:
+            tasks = [
+                (root / p.path, videos.shape if film else images.shape)
+                for p, film in zip(pictures, films, strict=True)
+            ]
+            sizes = ahead(pool, attempt, tasks, 256)
+            bar = tqdm(sizes, total=len(tasks), desc="sizes", unit="img", leave=False)
             for i, shape in enumerate(bar):
                 if isinstance(shape, str):
                     bucket[i], skipped[str(i)] = -1, shape
                 else:
-                    bucket[i] = images.nearest_bucket(buckets, *shape)
-    number = {name: i for i, name in enumerate(listing.conditions)}
+                    bucket[i] = images.nearest_bucket(shapes, *shape)
+    buckets: list[tuple[int, ...]] = list(shapes)
+    if latent.kind in TIMED:
+        buckets = [(1, *shape) for shape in shapes]
+        if any(films) and config.frames > 1:
+            buckets += [(config.frames, *shape) for shape in shapes]
+            bucket = [
+                b + len(shapes) * film if b >= 0 else b
+                for b, film in zip(bucket, films, strict=True)
+            ]
+    number = {name: i for i, name in enumerate(found.conditions)}
+    several, counted = any(p.others for p in pictures), any(p.repeats != 1 for p in pictures)
     return Index(
         settings=settings,
         latent=latent,
-        conditions=listing.conditions,
+        conditions=found.conditions,
         buckets=buckets,
         paths=[p.path for p in pictures],
         sizes=[p.size for p in pictures],
@@ -111,27 +200,46 @@ def make_plan(
         condition=[number[p.condition] for p in pictures],
         held_out=[int(p.held_out) for p in pictures],
         bucket=bucket,
-        aside=listing.aside,
+        aside=found.aside,
+        others=[[number[c] for c in p.others] for p in pictures] if several else [],
+        repeats=[p.repeats for p in pictures] if counted else [],
+        masks=[p.mask for p in pictures] if config.masks == "suffix" else [],
         skipped=skipped,
     )
 
 
-def same_plan(index: Index, settings: dict, listing: images.Listing, cache: Path) -> Index:
+def same_plan(index: Index, settings: dict, found: Listing, cache: Path) -> Index:
     """The index, if it is of these settings and of these very pictures."""
-    was = index.settings
-    different = [f"{k} = {was.get(k)}, now {v}" for k, v in settings.items() if was.get(k) != v]
+    was, unset = index.settings, object()
+    usual = {f.name: f.default for f in fields(PrepareConfig)}
+    different = []
+    for key in settings | was:
+        before, now = (s.get(key, usual.get(key, unset)) for s in (was, settings))
+        if before != now:
+            different.append(f"{key} = {before}, now {now}")
     if different:
         raise ValueError(
             f"{cache} was begun with other settings ({'; '.join(different)}): use the same again, "
             f"or another folder"
         )
-    before = zip(index.paths, index.sizes, index.mtimes, index.condition, strict=True)
-    was = {p: (size, mtime, index.conditions[c]) for p, size, mtime, c in before}
-    now = {p.path: (p.size, p.mtime, p.condition) for p in listing.pictures}
-    was |= dict.fromkeys(index.aside, ())
-    now |= dict.fromkeys(listing.aside, ())
-    new, gone = now.keys() - was.keys(), was.keys() - now.keys()
-    other = {path for path in now.keys() & was.keys() if now[path] != was[path]}
+    n = len(index.paths)
+    columns = (
+        index.paths,
+        index.sizes,
+        index.mtimes,
+        [index.conditions[c] for c in index.condition],
+        [tuple(index.conditions[c] for c in o) for o in index.others or [[]] * n],
+        index.repeats or [1] * n,
+        index.masks or [None] * n,
+    )
+    before = {row[0]: row[1:] for row in zip(*columns, strict=True)}
+    now = {
+        p.path: (p.size, p.mtime, p.condition, p.others, p.repeats, p.mask) for p in found.pictures
+    }
+    before |= dict.fromkeys(index.aside, ())
+    now |= dict.fromkeys(found.aside, ())
+    new, gone = now.keys() - before.keys(), before.keys() - now.keys()
+    other = {path for path in now.keys() & before.keys() if now[path] != before[path]}
     if new or gone or other:
         example = sorted(new | gone | other)[0]
         raise ValueError(

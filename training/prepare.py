@@ -1,8 +1,14 @@
 """Pictures -> a latent cache: python -m training.prepare IMAGES CACHE [--set k=v]...
 
 IMAGES holds a folder per class (also below train/ and val/), or pictures with .txt captions beside
-them. Without a vae the cache holds plain pixels. Stopped at any moment, even killed, the same
-command goes on where it was; an encoder may be added to a finished cache.
+them; for Wan also videos. Without a vae the cache holds plain pixels. For a model of ComfyUI name
+its family, its VAE and its text encoders, and run this with ComfyUI's own Python:
+
+    --set family=flux --set vae=ae.safetensors
+    --set 'text=["clip_l.safetensors", "t5xxl_fp16.safetensors"]'
+
+Stopped at any moment, even killed, the same command goes on where it was; an encoder or text may be
+added to a finished cache.
 """
 
 import argparse
@@ -59,17 +65,23 @@ def report(path: Path, outcome: Outcome, seconds: float) -> None:
     size = sum(file.stat().st_size for file in path.iterdir())
     counts = Counter(b for i, b in enumerate(index.bucket) if str(i) not in index.skipped)
     shapes = ", ".join(
-        f"{w}x{h} ({counts[i]})" for i, (h, w) in enumerate(index.buckets) if counts[i]
+        f"{_size(bucket)} ({counts[i]})" for i, bucket in enumerate(index.buckets) if counts[i]
     )
     print(f"pictures    {kept}, {held_out} of them held out"
           + (", each with its mirror image" if index.views == 2 else ""))  # fmt: skip
     print(f"conditions  {len(index.conditions)} {'captions' if captions else 'classes'}")
     print(f"sizes       {shapes}, width x height in pixels")
     print(f"latents     {index.latent.kind}, {index.latent.channels} channels")
-    if index.posterior_share is not None:
+    if index.model_std is not None:
+        noise = index.posterior_share
         print(f"            std {index.model_std:.3f} as the network sees them (about 1 when the "
-              f"family is right); the VAE's own noise, left out, is {index.posterior_share:.2%} "
-              f"of it")  # fmt: skip
+              f"family is right)"
+              + ("" if noise is None else
+                 f"; the VAE's own noise, left out, is {noise:.2%} of it"))  # fmt: skip
+    if cache.text:
+        null = cache.text[cache.text.null]
+        sizes = ", ".join(f"{k} {'x'.join(map(str, v.shape))}" for k, v in sorted(null.items()))
+        print(f"text        of {cache.text.null} conditions, and of none at all ({sizes})")
     for name, spec in index.features.items():
         print(f"features    {name}, {spec.dim} channels, for patches of {spec.patch_size}")
     print(f"size        {size / 2**20:.1f} MiB in {path}")
@@ -84,6 +96,12 @@ def report(path: Path, outcome: Outcome, seconds: float) -> None:
               f"{index.latent.kind} that of this VAE?")  # fmt: skip
     for note in cache.notes():
         print(f"note        {note}")
+
+
+def _size(bucket: tuple[int, ...]) -> str:
+    height, width = bucket[-2:]
+    frames = f"x{bucket[0]} frames" if bucket[:-2] not in ((), (1,)) else ""
+    return f"{width}x{height}{frames}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,8 +1,11 @@
 """The files of a latent cache: an index, and shards that are read through the memory map.
 
     index.json                    what there is: settings, pictures, conditions, buckets
-    latents-00000.safetensors     latents (rows, views, c, h, w): uint8 pixels, or float16 means
+    latents-00000.safetensors     latents (rows, views, c, h, w): uint8 pixels, or float16 means;
+                                  of families with a time axis (rows, views, c, f, h, w)
+    masks-00000.safetensors       what counts of them (rows, views, 1, h, w), uint8, when asked for
     <encoder>-00000.safetensors   features (rows, views, tokens, dim), float16
+    text-00000.safetensors        what text encoders make of the conditions (see text.py)
     skipped.txt                   the pictures that are not in it, and why
 
 A view is the picture, or with flips also its mirror image. Of a VAE the posterior's mean is kept,
@@ -29,6 +32,7 @@ FORMAT = 1
 INDEX = "index.json"
 SKIPPED = "skipped.txt"
 LATENTS = "latents"
+MASKS = "masks"
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,27 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True)
+class TextSpec:
+    """The conditions' text: from which encoders, and the sentence that a class name stands in."""
+
+    fingerprint: str
+    template: str
+
+
+@dataclass(frozen=True)
 class Index:
     """What a cache holds. ``paths`` to ``bucket`` are columns, one entry per picture.
 
     ``bucket`` -1 marks a picture that could not even be opened. ``skipped`` is known at the end.
+    A bucket is (height, width) in pixels, or (frames, height, width) where there is a time axis.
+    Three columns are empty where they would say nothing: ``others`` (further conditions of each
+    picture), ``repeats`` (how often it counts) and ``masks`` (the path of its mask, or none).
     """
 
     settings: dict[str, Any]
     latent: LatentSpec
     conditions: list[str]
-    buckets: list[tuple[int, int]]
+    buckets: list[tuple[int, ...]]
     paths: list[str]
     sizes: list[int]
     mtimes: list[int]
@@ -58,7 +73,11 @@ class Index:
     held_out: list[int]
     bucket: list[int]
     aside: dict[str, str]
+    others: list[list[int]] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
+    masks: list[str | None] = field(default_factory=list)
     features: dict[str, FeatureSpec] = field(default_factory=dict)
+    text: TextSpec | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     posterior_share: float | None = None
     model_std: float | None = None
@@ -127,6 +146,8 @@ def read_index(cache: Path) -> Index:
         table["latent"] = LatentSpec(**table["latent"])
         table["buckets"] = [tuple(bucket) for bucket in table["buckets"]]
         table["features"] = {k: FeatureSpec(**v) for k, v in table["features"].items()}
+        if table.get("text"):
+            table["text"] = TextSpec(**table["text"])
         return Index(**table)
     except OSError:
         raise ValueError(
@@ -141,7 +162,7 @@ def read_index(cache: Path) -> Index:
 
 
 def shard_path(cache: Path, kind: str, number: int) -> Path:
-    """``kind`` is ``latents`` or an encoder's name."""
+    """``kind`` is ``latents``, ``masks``, ``text`` or an encoder's name."""
     return cache / f"{kind}-{number:05d}.safetensors"
 
 
@@ -168,3 +189,26 @@ def read_shard(cache: Path, kind: str, number: int) -> Shard:
             f"shard {path} cannot be read ({reason}): remove it and run training.prepare again, "
             f"which makes that shard anew"
         ) from e
+
+
+def open_shards(cache: Path, kind: str, parts: list[list[int]], wanted: str) -> list[Shard]:
+    """All of a kind, of these pictures each.
+
+    Raises ValueError, in one sentence, when one is missing, damaged or not of the others' make.
+    """
+    shards = []
+    for number, pictures in enumerate(parts):
+        shard = read_shard(cache, kind, number)
+        problem = None
+        if shard.fingerprint != wanted:
+            what = "VAE" if kind in (LATENTS, MASKS) else "encoder"
+            problem = f"from another {what} than the rest of the cache"
+        elif not shard.covers(pictures):
+            problem = "of other pictures than the rest of the cache"
+        if problem:
+            raise ValueError(
+                f"{shard_path(cache, kind, number)} is {problem}: remove it and run "
+                f"training.prepare again, which makes that shard anew"
+            )
+        shards.append(shard)
+    return shards

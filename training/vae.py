@@ -5,19 +5,87 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sv_core.latent import SD_VAE, LatentSpec
 
 from .checkpoint import read_weights
 
+# fmt: off
+_WAN21_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)
+_WAN21_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)
+_WAN22_MEAN = (
+    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557,
+    -0.1382, 0.0542, 0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825,
+    -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
+    -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230,
+    -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748,
+    0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+)
+_WAN22_STD = (
+    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013,
+    0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978,
+    0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+    0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093,
+    0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887,
+    0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+)
+# fmt: on
+
+
+def _wan(kind: str, mean: tuple[float, ...], std: tuple[float, ...], downscale: int) -> LatentSpec:
+    return LatentSpec(kind, len(mean), tuple(1 / s for s in std), mean, downscale)
+
+
 FAMILIES: dict[str, LatentSpec] = {
     "sd": SD_VAE,
     "sdxl": LatentSpec("sdxl", 4, scale=0.13025, shift=0.0, downscale=8),
     "sd3": LatentSpec("sd3", 16, scale=1.5305, shift=0.0609, downscale=8),
     "flux": LatentSpec("flux", 16, scale=0.3611, shift=0.1159, downscale=8),
+    "qwen_image": _wan("qwen_image", _WAN21_MEAN, _WAN21_STD, 8),
+    "wan21": _wan("wan21", _WAN21_MEAN, _WAN21_STD, 8),
+    "wan22": _wan("wan22", _WAN22_MEAN, _WAN22_STD, 16),
 }
-"""What each family's own pipeline does to its latents. The weights do not say which it is."""
+"""What each family's own pipeline does to its latents. The weights do not say which it is.
+
+wan21 is the VAE of Wan2.1 and of Wan2.2's 14B, wan22 that of Wan2.2's 5B.
+"""
+
+TIMED = ("qwen_image", "wan21", "wan22")
+"""Families whose latents have a time axis, (c, f, h, w); a picture is one frame."""
+
+MOVING = ("wan21", "wan22")
+"""Those that make videos: 4 n + 1 frames become n + 1 of the latent."""
+
+STRIDE = 4
+"""Frames for each one of the latent, after the first."""
+
+
+def alike(a: LatentSpec, b: LatentSpec) -> bool:
+    """Whether two mean the same latents, up to the rounding of numbers read off a network."""
+
+    def numbers(value: float | tuple[float, ...]) -> Tensor:
+        values = value if isinstance(value, tuple) else (value,) * a.channels
+        return torch.tensor(values, dtype=torch.float64)
+
+    return a.channels == b.channels and all(
+        torch.allclose(numbers(x), numbers(y), rtol=1e-4, atol=1e-5)
+        for x, y in ((a.scale, b.scale), (a.shift, b.shift))
+    )
+
+
+def describe(latent: LatentSpec) -> str:
+    """A latent's kind in words."""
+    scale = "of each channel's own" if isinstance(latent.scale, tuple) else f"{latent.scale:g}"
+    return f"{latent.kind} latents of {latent.channels} channels (scale {scale})"
+
 
 # Names of the LDM layout, and of diffusers before attention was renamed -> names of today.
 _RENAMED = (
@@ -59,8 +127,10 @@ def load(path: Path, family: str) -> Vae:
     """The AutoencoderKL in a file of the diffusers or the LDM layout (also inside a checkpoint).
 
     Raises ValueError, in one sentence, when diffusers is missing, the file is damaged or something
-    else, or its channels are not the family's.
+    else, its channels are not the family's, or the family is one that only ComfyUI reads.
     """
+    if family in TIMED:
+        raise ValueError(f"a VAE of family {family} is read through ComfyUI only, not here: {path}")
     try:
         from diffusers import AutoencoderKL
     except ImportError as e:
@@ -86,7 +156,11 @@ def load(path: Path, family: str) -> Vae:
     latent = FAMILIES[family]
     has = (config["latent_channels"], 2 ** (len(config["block_out_channels"]) - 1))
     if has != (latent.channels, latent.downscale):
-        fitting = [n for n, f in FAMILIES.items() if has == (f.channels, f.downscale)]
+        fitting = [
+            name
+            for name, f in FAMILIES.items()
+            if name not in TIMED and has == (f.channels, f.downscale)
+        ]
         raise ValueError(
             f"{path} makes latents of {has[0]} channels, {has[1]} times smaller than the picture; "
             f"family {family} has {latent.channels} and {latent.downscale}"

@@ -24,3 +24,20 @@ def test_shift_comes_before_scale():
     expected = torch.tensor([0.0, 0.3611], dtype=torch.float64)
     torch.testing.assert_close(FLUX_LIKE.to_model(latent), expected)
     assert SD_VAE.to_model(torch.tensor(1.0, dtype=torch.float64)) == 0.18215
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4, 5])
+def test_a_number_for_each_channel(rank, generator):
+    spec = LatentSpec("wan", 3, scale=(0.5, 2.0, 4.0), shift=(1.0, 0.0, -1.0), downscale=8)
+    x = torch.randn(2, 3, *[2] * (rank - 2), generator=generator, dtype=torch.float64)
+    for c in range(3):
+        alone = LatentSpec("wan", 1, scale=spec.scale[c], shift=spec.shift[c], downscale=8)
+        assert torch.equal(spec.to_model(x)[:, c], alone.to_model(x[:, c]))
+        assert torch.equal(spec.from_model(x)[:, c], alone.from_model(x[:, c]))
+
+
+def test_json_s_lists_are_the_same_spec():
+    spec = LatentSpec("wan", 2, scale=(0.5, 2.0), shift=(1.0, 0.0), downscale=8)
+    assert LatentSpec("wan", 2, scale=[0.5, 2.0], shift=[1.0, 0.0], downscale=8) == spec
+    with pytest.raises(ValueError, match="2 channels, but 3 numbers say their shift"):
+        LatentSpec("wan", 2, scale=1.0, shift=(1.0, 0.0, 0.0), downscale=8)

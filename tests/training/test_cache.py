@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from training.data import generator
 from training.encode import prepare
 from training.plan import PrepareConfig
 from training.shards import LATENTS, Shard, read_shard, shard_path, write_shard
+from training.vae import FAMILIES
 
 SHAPES = {"wide": (16, 32), "square": (16, 16)}
 
@@ -187,3 +190,91 @@ def test_a_network_for_other_latents_is_refused(made):
     cache.require_latent(pixels(3), "net.safetensors")
     with pytest.raises(ValueError, match=r"net.safetensors is for sd latents of 4 channels"):
         cache.require_latent(SD_VAE, "net.safetensors")
+
+
+def test_numbers_decide_whether_latents_fit_not_names():
+    cache = LatentCache.__new__(LatentCache)  # only its latent is asked
+    for mine, network, fits in (
+        (FAMILIES["wan21"], FAMILIES["qwen_image"], True),
+        (FAMILIES["sd"], FAMILIES["sdxl"], False),
+        (FAMILIES["sd3"], FAMILIES["flux"], False),
+        (FAMILIES["wan22"], FAMILIES["wan21"], False),
+        (FAMILIES["flux"], replace(FAMILIES["flux"], scale=0.3611 * (1 + 1e-6)), True),
+        (FAMILIES["flux"], replace(FAMILIES["flux"], shift=0.116), False),
+        (FAMILIES["flux"], replace(FAMILIES["flux"], scale=(0.3611,) * 16), True),
+    ):
+        cache.path, cache.index = "cache", SimpleNamespace(latent=mine)
+        if fits:
+            cache.require_latent(network, "net")
+        else:
+            with pytest.raises(ValueError, match="prepare one with the network's own VAE"):
+                cache.require_latent(network, "net")
+
+
+def test_companions_are_of_the_class_and_the_shape(tmp_path):
+    for name, shape in SHAPES.items():
+        write_pictures(tmp_path / "images/train" / "cat", {name: 3}, shape)
+        write_pictures(tmp_path / "images/train" / "dog", {name: 2}, shape)
+    write_pictures(tmp_path / "images/val" / "cat", {"x": 2})
+    config = PrepareConfig(size=32, buckets="aspect", step=8, flip="both")
+    prepare(tmp_path / "images", tmp_path / "cache", config)
+    cache = LatentCache(tmp_path / "cache")
+    assert sorted(cache.shapes) == [(3, 24, 40), (3, 32, 32)]
+    with pytest.raises(ValueError, match="are of 2 shapes"):
+        _ = cache.shape
+    counts = Counter()
+    for i in cache.train.tolist():
+        chosen = cache.companions(i, 99, Generator())
+        assert chosen[0] == i and len(set(chosen.tolist())) == len(chosen)
+        assert set(cache.labels[chosen].tolist()) == {int(cache.labels[i])}
+        assert set(cache.bucket[chosen].tolist()) == {int(cache.bucket[i])}
+        assert not set(chosen.tolist()) & set(cache.held_out.tolist())
+        counts[len(chosen)] += 1
+        assert len(cache.pool(i, 99, Generator())) == 10
+        assert len(cache.pool(i, 4, Generator())) == 4
+    assert counts == {6: 12, 4: 8}  # three cats and two dogs of each shape, mirrored too
+
+
+def test_repeats_are_the_shares_of_draws(tmp_path):
+    write_pictures(tmp_path / "images", {"3_cat": 2, "1_dog": 4, "bird": 2})
+    prepare(tmp_path / "images", tmp_path / "cache", PrepareConfig(size=16, repeats="folders"))
+    cache = LatentCache(tmp_path / "cache")
+    assert cache.conditions == ["bird", "cat", "dog"] and len(cache.train) == 8
+    drawn = cache.labels[cache.draw(12000, Generator().manual_seed(0))].bincount()
+    for count, share in zip(drawn.tolist(), (2 / 12, 6 / 12, 4 / 12), strict=True):
+        assert abs(count - 12000 * share) < 4 * (12000 * share * (1 - share)) ** 0.5
+    assert sorted(cache.companions(0, 9, Generator()).tolist()) == [0, 1, 2, 3]  # the dogs
+    assert sorted(cache.companions(4, 9, Generator()).tolist()) == [4, 5]
+    assert len(cache.pool(0, 99, Generator())) == 12
+    assert not [note for note in cache.notes() if "cat" in note]
+
+
+def test_masks_lie_on_the_latents_cells(tmp_path):
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    for name in ("half", "none"):
+        Image.new("RGB", (32, 16), "red").save(folder / f"{name}.png")
+    half = Image.new("L", (64, 32))  # of twice the size, white on the left third of the crop
+    half.paste(255, (0, 0, 16 + 12, 32))
+    half.save(folder / "half.mask.png")
+    config = PrepareConfig(size=16, masks="suffix", flip="both")
+    prepare(tmp_path / "images", tmp_path / "cache", config)
+    cache = LatentCache(tmp_path / "cache")
+    masks = cache.masks([0, 1, 2, 3])
+    assert masks.shape == (4, 1, 16, 16)
+    columns = masks[0, 0].mean(0)  # the crop shows columns 8 to 24, of which 8 to 14 are white
+    assert columns[:5].tolist() == [1.0] * 5 and columns[8:].tolist() == [0.0] * 8
+    assert torch.equal(masks[1], masks[0].flip(-1)) and (masks[2:] == 1).all()
+    latents, labels, features = cache.gather([0, 1])  # as ever
+    assert latents.shape == (2, 3, 16, 16) and len(labels) == 2 and features == ()
+
+    clear = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
+    clear.paste((0, 0, 0, 0), (0, 0, 16, 4))
+    for name in ("half.png", "none.png", "half.mask.png"):
+        (folder / name).unlink()
+    clear.save(folder / "clear.png")
+    prepare(tmp_path / "images", tmp_path / "alpha", PrepareConfig(size=16, masks="alpha"))
+    mask = LatentCache(tmp_path / "alpha").masks([0])[0, 0]
+    assert (mask[:4] == 0).all() and (mask[4:] == 1).all()
+    prepare(tmp_path / "images", tmp_path / "no", PrepareConfig(size=16))
+    assert LatentCache(tmp_path / "no").masks([0]) is None

@@ -1,6 +1,5 @@
 """From folders to a cache: what is taken, what is skipped, and that a kill costs nothing."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,125 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
-from training import encode, images
+from tests.training.picture_files import DIGITS, contents, write_digits, write_photos
+from training import jobs, plan
 from training.cache import LatentCache
 from training.encode import prepare
+from training.lock import alone
 from training.plan import PrepareConfig
 from training.prepare import configure, main
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = PrepareConfig(size=8, channels=1, shard=16, batch=8, workers=2)
-
-
-def write_digits(root, n=100):
-    data = load_digits()
-    for i in range(n):
-        path = root / str(data.target[i]) / f"{i:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((data.images[i] * 255 / 16).astype(np.uint8)).save(path)
-    return root
-
-
-def write_photos(root):
-    root.mkdir()
-    for name, array in zip(("china", "flower"), load_sample_images().images, strict=True):
-        Image.fromarray(array).save(root / f"{name}.png")
-        (root / f"{name}.txt").write_text(f"a photo of {name}\n")
-    return root
-
-
-def contents(cache):
-    """The bytes of every file but the lock."""
-    files = (p for p in cache.rglob("*") if p.is_file() and p.name != ".lock")
-    return {str(p.relative_to(cache)): p.read_bytes() for p in files}
-
-
-# --- pictures ------------------------------------------------------------------------------------
-
-
-def test_square_crops_are_those_of_adm():
-    """Against the rule written out in numpy and Pillow for a square."""
-    photo = Image.fromarray(load_sample_images().images[0])  # 640 x 427
-    for size in (64, 100, 256, 512):
-        image = photo
-        while min(image.size) >= 2 * size:
-            image = image.resize((image.width // 2, image.height // 2), Image.BOX)
-        scale = size / min(image.size)
-        image = image.resize(
-            (round(image.width * scale), round(image.height * scale)), Image.BICUBIC
-        )
-        array = np.array(image)
-        y, x = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
-        ours = np.array(images.cover(photo, size, size))
-        assert np.array_equal(ours, array[y : y + size, x : x + size])
-
-
-def test_buckets_fill_the_area_and_not_more():
-    for size, step, aspect in ((512, 64, 2.0), (1024, 64, 4.0), (256, 16, 2.0)):
-        buckets = images.aspect_buckets(size, step, aspect)
-        assert (size, size) in buckets and len(set(buckets)) == len(buckets)
-        for height, width in buckets:
-            assert height % step == width % step == 0 and (width, height) in buckets
-            assert max(height, width) <= aspect * min(height, width)
-            # Nothing could be added to both sides, nor a step to the longer one's partner.
-            longer, shorter = max(height, width), min(height, width)
-            assert longer * shorter <= size * size < longer * (shorter + step)
-        ratios = [h / w for h, w in buckets]
-        assert ratios == sorted(set(ratios), reverse=True)
-
-
-def test_the_nearest_bucket_crops_least():
-    buckets = images.aspect_buckets(512, 64, 2.0)
-    for height, width in ((427, 640), (640, 427), (500, 500), (100, 1000), (333, 400)):
-
-        def kept(bucket, height=height, width=width):
-            scale = max(bucket[0] / height, bucket[1] / width)
-            return bucket[0] * bucket[1] / (height * width * scale**2)
-
-        chosen = buckets[images.nearest_bucket(buckets, height, width)]
-        assert kept(chosen) == pytest.approx(max(map(kept, buckets)))
-
-
-def test_pixels_are_upright_and_on_white(tmp_path):
-    red = Image.new("RGB", (20, 10), "white")
-    red.paste("red", (0, 0, 10, 10))  # the left half
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise: left becomes top
-    red.save(tmp_path / "turned.png", exif=exif)
-    assert images.shape(tmp_path / "turned.png") == (20, 10)
-    upright = images.pixels(tmp_path / "turned.png", (20, 10), 3)
-    assert upright[:, 3, 5].tolist() == [255, 0, 0] and upright[:, 16, 5].tolist() == [255] * 3
-    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert images.pixels(tmp_path / "clear.png", (10, 10), 3).unique().tolist() == [255]
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="8 bits"):
-        images.pixels(tmp_path / "deep.png", (8, 8), 1)
-
-
-def test_layouts(tmp_path):
-    for path in ("train/n02/b.png", "train/n01/x/a.png", "val/n02/c.png", "train/loose.png"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8)).save(tmp_path / path)
-    (tmp_path / "train" / "n01" / "._a.png").write_bytes(b"the system's")
-    listing = images.scan(tmp_path)
-    assert listing.layout == "classes" and listing.conditions == ["n01", "n02"]
-    found = [(p.path, p.condition, p.held_out) for p in listing.pictures]
-    assert found == [
-        ("train/n01/x/a.png", "n01", False),
-        ("train/n02/b.png", "n02", False),
-        ("val/n02/c.png", "n02", True),
-    ]
-    assert listing.aside == {"train/loose.png": "it lies in no class folder"}
-
-    (tmp_path / "train" / "n02" / "b.txt").write_text(" a bee\n", encoding="utf-8")
-    listing = images.scan(tmp_path)
-    assert listing.layout == "captions" and listing.conditions == ["a bee"]
-    assert len(listing.aside) == 3 and "no .txt caption" in listing.aside["val/n02/c.png"]
-
-
-# --- the cache -----------------------------------------------------------------------------------
 
 
 def test_digits_come_back_exactly(tmp_path):
@@ -189,15 +79,15 @@ def test_damaged_pictures_are_skipped_and_listed(tmp_path, capsys):
 def test_a_lost_disk_is_not_a_damaged_picture(tmp_path, monkeypatch):
     root = write_digits(tmp_path / "digits", 40)
     files = sorted(root.rglob("*.png"))
-    real = images.scan
+    real = plan.scan
 
-    def scan_then_lose(*args):
-        listing = real(*args)
+    def scan_then_lose(*args, **kwargs):
+        listing = real(*args, **kwargs)
         files[20].rename(tmp_path / "away.png")
         return listing
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "scan", scan_then_lose)
+        patch.setattr(plan, "scan", scan_then_lose)
         with pytest.raises(
             OSError, match=f"cannot read .*{files[20].name}.*finished shards are kept"
         ):
@@ -272,7 +162,7 @@ def test_ctrl_c_leaves_a_cache_that_goes_on(tmp_path):
     assert main(command[3:]) == 0 and len(LatentCache(tmp_path / "cache")) == 800
 
 
-def test_a_finished_cache_is_leftalone(tmp_path, capsys):
+def test_a_finished_cache_is_left_alone(tmp_path, capsys):
     root, cache = write_digits(tmp_path / "digits", 20), tmp_path / "cache"
     command = [str(root), str(cache), "--set", "size=8", "--set", "channels=1"]
     assert main(command) == 0
@@ -331,7 +221,7 @@ def test_refusals_are_one_sentence_and_change_nothing(tmp_path, capsys, monkeypa
 def test_too_small_a_disk_is_said_at_once_and_a_full_one_when_it_is(tmp_path, monkeypatch):
     root, cache = write_digits(tmp_path / "digits", 40), tmp_path / "cache"
     with monkeypatch.context() as patch:
-        patch.setattr(encode.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2559}))
+        patch.setattr(jobs.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2559}))
         with pytest.raises(OSError, match=r"needs 0.0 GiB more and the disk of .* make room"):
             prepare(root, cache, DIGITS)
     limited = (
@@ -349,132 +239,6 @@ def test_too_small_a_disk_is_said_at_once_and_a_full_one_when_it_is(tmp_path, mo
 
 def test_two_runs_at_once_do_not_mix(tmp_path):
     root, cache = write_digits(tmp_path / "digits", 20), tmp_path / "cache"
-    with encode.alone(cache), pytest.raises(ValueError, match=r"another training\.prepare"):
+    with alone(cache), pytest.raises(ValueError, match=r"another training\.prepare"):
         prepare(root, cache, DIGITS)
     assert prepare(root, cache, DIGITS).index.complete
-
-
-# --- networks ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def vae_file(tmp_path):
-    diffusers = pytest.importorskip("diffusers")
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    model = diffusers.AutoencoderKL(
-        block_out_channels=(32,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )
-    save_file(model.state_dict(), tmp_path / "vae.safetensors")
-    return tmp_path / "vae.safetensors", model.eval()
-
-
-@pytest.fixture
-def encoder_file(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
-    config = transformers.Dinov2Config(
-        hidden_size=64, num_hidden_layers=1, num_attention_heads=1, image_size=56, patch_size=14
-    )
-    model = transformers.Dinov2Model(config).eval()
-    model.save_pretrained(tmp_path / "dino")
-    return tmp_path / "dino" / "model.safetensors", model
-
-
-def test_latents_and_features_are_the_networks_own(tmp_path, vae_file, encoder_file):
-    (vae_path, vae), (encoder_path, encoder) = vae_file, encoder_file
-    root = write_photos(tmp_path / "photos")
-    config = PrepareConfig(
-        size=64,
-        buckets="aspect",
-        step=16,
-        vae=str(vae_path),
-        family="sd",
-        encoder=str(encoder_path),
-        flip="both",
-    )
-    outcome = prepare(root, tmp_path / "cache", config)
-    cache = LatentCache(tmp_path / "cache", features=["dinov2-64"], patch_size=2)
-    for i, path in enumerate(outcome.index.paths):
-        bucket = outcome.index.buckets[outcome.index.bucket[i]]
-        image = images.pixels(root / path, bucket, 3).float() / 255
-        for view, picture in enumerate((image, image.flip(-1))):
-            item = cache[2 * i + view]
-            with torch.no_grad():
-                mean = vae.encode(picture[None] * 2 - 1).latent_dist.mean[0]
-            torch.testing.assert_close(item.latent, mean, rtol=1e-3, atol=1e-3)  # float16
-            h, w = mean.shape[1] // 2, mean.shape[2] // 2
-            assert item.features[0].shape == (h * w, 64)
-            resized = torch.nn.functional.interpolate(
-                picture[None], (14 * h, 14 * w), mode="bicubic", antialias=True
-            ).clamp(0, 1)
-            normal = (resized - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
-                [0.229, 0.224, 0.225]
-            )[:, None, None]
-            with torch.no_grad():
-                tokens = encoder(normal).last_hidden_state[0, 1:]
-            torch.testing.assert_close(item.features[0], tokens, rtol=2e-3, atol=2e-3)
-    assert outcome.index.posterior_share > 0 and cache.latent.kind == "sd"
-
-
-def test_an_encoder_added_later_gives_the_same_cache(tmp_path, encoder_file):
-    path, _ = encoder_file
-    root = write_digits(tmp_path / "digits", 40)
-    plain = PrepareConfig(**(vars(DIGITS) | {"patch_size": 4}))
-    both = PrepareConfig(**(vars(plain) | {"encoder": str(path)}))
-    prepare(root, tmp_path / "together", both)
-    prepare(root, tmp_path / "later", plain)
-    before = (tmp_path / "later" / "latents-00001.safetensors").stat().st_mtime_ns
-    prepare(root, tmp_path / "later", both)
-    assert contents(tmp_path / "later") == contents(tmp_path / "together")
-    assert (tmp_path / "later" / "latents-00001.safetensors").stat().st_mtime_ns == before
-    assert prepare(root, tmp_path / "later", both).nothing_to_do
-    assert prepare(root, tmp_path / "later", plain).nothing_to_do
-
-    (tmp_path / "later" / "dinov2-64-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"features of dinov2-64 in .* are not whole"):
-        prepare(root, tmp_path / "later", plain)
-    assert prepare(root, tmp_path / "later", both).encoded == 8
-    assert contents(tmp_path / "later") == contents(tmp_path / "together")
-
-
-def test_another_network_is_refused(tmp_path, vae_file, encoder_file):
-    (vae_path, _), (encoder_path, _) = vae_file, encoder_file
-    root, cache = write_digits(tmp_path / "digits", 4), tmp_path / "cache"
-    settings = dict(size=16, vae=str(vae_path), family="sd", encoder=str(encoder_path))
-    prepare(root, cache, PrepareConfig(**settings))
-    from safetensors.torch import load_file, save_file
-
-    for path, key, match in (
-        (vae_path, "vae", "other settings \\(vae = "),
-        (encoder_path, "encoder", "features of another dinov2-64"),
-    ):
-        state = load_file(path)
-        state[min(state)] += 1
-        save_file(state, tmp_path / f"other-{key}.safetensors")
-        other = settings | {key: str(tmp_path / f"other-{key}.safetensors")}
-        with pytest.raises(ValueError, match=match):
-            prepare(root, cache, PrepareConfig(**other))
-    with pytest.raises(ValueError, match="kind = sd, now sdxl"):
-        prepare(root, cache, PrepareConfig(**(settings | {"family": "sdxl"})))
-    assert json.loads((cache / "index.json").read_text())["complete"]
-
-
-def test_a_network_that_fails_leaves_the_folder_free_for_the_right_one(tmp_path, vae_file):
-    path, _ = vae_file
-    root, cache = write_digits(tmp_path / "digits", 4), tmp_path / "cache"
-    settings = dict(size=16, vae=str(path), family="flux")
-    with pytest.raises(ValueError, match=r"latents of 4 channels.*use sd or sdxl"):
-        prepare(root, cache, PrepareConfig(**settings))
-    from safetensors.torch import load_file, save_file
-
-    state = load_file(path)
-    state["encoder.conv_in.bias"][0] = torch.nan
-    save_file(state, tmp_path / "nan.safetensors")
-    broken = settings | {"vae": str(tmp_path / "nan.safetensors"), "family": "sd"}
-    with pytest.raises(FloatingPointError, match="latents are not finite"):
-        prepare(root, cache, PrepareConfig(**broken))
-    assert prepare(root, cache, PrepareConfig(**(settings | {"family": "sd"}))).index.complete

@@ -1,0 +1,97 @@
+"""What a folder holds: classes, captions and their variants, repeats, masks, videos."""
+
+from PIL import Image
+
+from training.captions import Variants
+from training.listing import scan
+
+
+def test_layouts(tmp_path):
+    for path in ("train/n02/b.png", "train/n01/x/a.png", "val/n02/c.png", "train/loose.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / path)
+    (tmp_path / "train" / "n01" / "._a.png").write_bytes(b"the system's")
+    listing = scan(tmp_path)
+    assert listing.layout == "classes" and listing.conditions == ["n01", "n02"]
+    found = [(p.path, p.condition, p.held_out) for p in listing.pictures]
+    assert found == [
+        ("train/n01/x/a.png", "n01", False),
+        ("train/n02/b.png", "n02", False),
+        ("val/n02/c.png", "n02", True),
+    ]
+    assert listing.aside == {"train/loose.png": "it lies in no class folder"}
+
+    (tmp_path / "train" / "n02" / "b.txt").write_text(" a bee\n", encoding="utf-8")
+    listing = scan(tmp_path)
+    assert listing.layout == "captions" and listing.conditions == ["a bee"]
+    assert len(listing.aside) == 3 and "no .txt caption" in listing.aside["val/n02/c.png"]
+
+
+def write(root, path, text=None, size=(8, 8)):
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if text is None:
+        Image.new("L", size).save(file)
+    else:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_captions_that_cannot_be_used_are_said(tmp_path):
+    texts = {
+        "good": "a cat", "bom": b"\xef\xbb\xbfa dog", "latin": b"caf\xe9", "empty": " \n",
+        "utf16": "a cat".encode("utf-16"), "no mark": "a cat".encode("utf-16-le"),
+    }  # fmt: skip
+    for name, text in texts.items():
+        write(tmp_path, f"{name}.png")
+        write(tmp_path, f"{name}.txt", text)
+    write(tmp_path, "none.png")
+    listing = scan(tmp_path)
+    assert listing.conditions == ["a cat", "a dog"]
+    assert listing.aside.pop("none.png") == "it has no .txt caption"
+    assert listing.aside.pop("empty.png") == "its caption empty.txt is empty"
+    assert set(listing.aside) == {"latin.png", "utf16.png", "no mark.png"}
+    assert all("is not UTF-8 text: save it as UTF-8" in why for why in listing.aside.values())
+
+
+def test_each_line_is_a_caption_of_the_same_picture():
+    lines = Variants("lines")
+    assert lines.of("a cat\n\n  on a mat \na cat\n", "x") == ["a cat", "on a mat"]
+    assert Variants().of("a cat\non a mat", "x") == ["a cat\non a mat"]
+
+
+def test_tags_are_shuffled_but_for_the_first():
+    tags = Variants("tags", number=50, keep=2)
+    captions = tags.of("sks, cat, a,b , c,,d", "x.png")
+    assert captions[0] == "sks, cat, a, b, c, d"
+    assert all(c.startswith("sks, cat, ") for c in captions)
+    assert len(captions) == len(set(captions)) > 10  # of 24
+    assert {frozenset(c.split(", ")) for c in captions} == {frozenset(captions[0].split(", "))}
+    assert tags.of("sks, cat, a,b , c,,d", "x.png") == captions
+    assert tags.of("sks, cat, a,b , c,,d", "y.png") != captions
+    assert Variants("tags", keep=9).of("a, b", "x") == ["a, b"]
+
+
+def test_repeats_masks_and_videos(tmp_path):
+    for path in ("10_cat/a.png", "10_cat/a.mask.png", "dog/b.png", "0_off/c.png"):
+        write(tmp_path, path)
+    write(tmp_path, "dog/d.gif")
+    write(tmp_path, "dog/e.mp4", "")
+    for k in range(3):
+        write(tmp_path, f"dog/f.frames/{k}.png")
+    listing = scan(tmp_path, repeats=True, masks=True, videos=True)
+    assert listing.conditions == ["cat", "dog"]
+    assert [(p.path, p.repeats, p.mask) for p in listing.pictures] == [
+        ("10_cat/a.png", 10, "10_cat/a.mask.png"),
+        ("dog/b.png", 1, None),
+        ("dog/d.gif", 1, None),
+        ("dog/e.mp4", 1, None),
+        ("dog/f.frames", 1, None),
+    ]
+    assert "counts 0 times" in listing.aside["0_off/c.png"]
+    plain = scan(tmp_path)
+    assert plain.conditions == ["0_off", "10_cat", "dog"]
+    assert "only family=wan21 and wan22 take" in plain.aside["dog/e.mp4"]
+    assert "10_cat/a.mask.png" in [p.path for p in plain.pictures]
+    mask = tmp_path / "10_cat/a.mask.png"
+    mask.write_bytes(mask.read_bytes() + b" ")  # a mask that changes is a picture that changes
+    assert scan(tmp_path, repeats=True, masks=True).pictures[0].size != listing.pictures[0].size
