@@ -25,7 +25,7 @@ _SPELLINGS = (("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.
 
 
 class Adapter(nn.Module):
-    """x (..., in) -> alpha/rank B A dropout(x) (..., out), in the dtype of x.
+    """x (..., in), y (..., out) -> y + alpha/rank B A dropout(x), in the dtypes of x and y.
 
     The matrices are float32 whatever the layer is of: an update is far smaller than bf16's steps.
     A is uniform on +-1/sqrt(in) and B is 0, so that training begins at the base network.
@@ -40,17 +40,19 @@ class Adapter(nn.Module):
     def reset(self, generator: torch.Generator) -> None:
         nn.init.kaiming_uniform_(self.lora_A, math.sqrt(5), generator=generator)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
         x = F.dropout(x, self.dropout, self.training)
         # The scale is applied where the tensor is smallest.
         hidden = F.linear(x, self.lora_A.to(x.dtype)) * (self.alpha / self.rank)
-        return F.linear(hidden, self.lora_B.to(hidden.dtype))
+        hidden = hidden.reshape(-1, self.rank).to(y.dtype)
+        # Product and sum in one: a rounding and two passes over a tensor of y's size less.
+        rows = y.reshape(-1, y.shape[-1])
+        return torch.addmm(rows, hidden, self.lora_B.to(y.dtype).t()).view(y.shape)
 
 
 def _forward(self: nn.Module, x: Tensor, *args: Any, **options: Any) -> Tensor:
     """Takes the place of a layer's forward. A method, so that a copied layer uses its own."""
-    y = type(self).forward(self, x, *args, **options)
-    return y + self.lora(x).to(y.dtype)
+    return self.lora(x, type(self).forward(self, x, *args, **options))
 
 
 def inject(
@@ -96,7 +98,7 @@ def inject(
         layer = layers[name]
         size = layer.in_features, layer.out_features
         adapter = Adapter(*size, r, float(r if alpha is None else alpha), dropout)
-        adapter.reset(torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode())))
+        adapter.reset(torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode())))
         # A child, not the layer's own parameters: ComfyUI's scaled-fp8 layers make all of theirs
         # anew, untrained, whenever they are moved.
         layer.lora = adapter.to(layer.weight.device).train(layer.training)
@@ -119,10 +121,20 @@ def remove(module: nn.Module) -> None:
 def unspreadable(module: nn.Module) -> set[nn.Parameter]:
     """Frozen weights that stay whole: ``fully_shard(..., ignored_params=unspreadable(model))``.
 
-    FSDP spreads no numbers (the scales of fp8 layers) and no quantised tensor classes.
+    FSDP spreads no numbers (the scales of fp8 layers) and no quantised tensor classes; nor, over
+    gloo, a group of nothing but fp8: what is outside the blocks, where no LoRA is, may be one.
     """
-    fixed = (p for p in module.parameters() if not p.requires_grad)
-    return {p for p in fixed if p.ndim == 0 or type(p.data) is not Tensor}
+    inside = tuple(_blocks(module))
+    return {
+        p
+        for name, p in module.named_parameters()
+        if not p.requires_grad
+        and (
+            p.ndim == 0
+            or type(p.data) is not Tensor
+            or (p.element_size() == 1 and not name.startswith(inside))
+        )
+    }
 
 
 def adapters(module: nn.Module) -> dict[str, Adapter]:
@@ -212,7 +224,8 @@ def _matching(
     names = [n for n in layers if fnmatchcase(n, pattern) or fnmatchcase(n, f"*.{pattern}")]
     if names:
         return names
-    others = [n for n, _ in module.named_modules() if fnmatchcase(n, pattern)]
+    linear = dict(_layers(module))
+    others = [n for n, _ in module.named_modules() if fnmatchcase(n, pattern) and n not in linear]
     if others:
         kind = type(module.get_submodule(others[0])).__name__
         raise ValueError(

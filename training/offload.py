@@ -1,0 +1,167 @@
+"""Frozen weights of the last blocks rest in the computer's memory and visit the device.
+
+They come just before their block runs, forward or for its recomputation in the backward pass, and
+leave after it; while a block runs, the next one in the direction of travel is fetched on a stream
+of its own. So the device holds two of these blocks at most, for one trip of each per pass. Trained
+parameters stay on the device.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Copy = Callable[[Tensor, Tensor], object]
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    target.copy_(source, non_blocking=True)
+
+
+def offload(
+    blocks: Sequence[nn.Module],
+    n: int,
+    device: torch.device,
+    *,
+    recompute: bool,
+    copy: Copy = _copy,
+) -> "Offloaded":
+    """Let the frozen weights of the last ``n`` blocks rest in (pinned) CPU memory.
+
+    Call it when it is known what is trained (after ``lora.inject``) and while the network is in CPU
+    memory: at rest the weights are in no module, so ``model.to``, DDP and FSDP do not see them.
+    Call it before the blocks' forwards are wrapped for recomputation, which has to bring them, too.
+    Raises ValueError, in one sentence, when that cannot be.
+    """
+    if not 1 <= n <= len(blocks):
+        raise ValueError(
+            f"run.offload_blocks = {n}: this network has {len(blocks)} blocks, use 0 to "
+            f"{len(blocks)}"
+        )
+    if not recompute:
+        raise ValueError(
+            "run.offload_blocks needs run.recompute = true: without it the backward pass keeps "
+            "all the weights on the device"
+        )
+    if not any(not p.requires_grad for block in blocks[-n:] for p in block.parameters()):
+        raise ValueError(
+            "run.offload_blocks moves frozen weights, and this run trains all of them: use it "
+            "with a LoRA"
+        )
+    return Offloaded(blocks[-n:], torch.device(device), copy)
+
+
+class Offloaded:
+    """The weights at rest of some blocks, in order, and copies of those at work or on their way."""
+
+    def __init__(self, blocks: Sequence[nn.Module], device: torch.device, copy: Copy):
+        self.device, self.copy = device, copy
+        self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.resting = [self._put_to_rest(block) for block in blocks]
+        # block -> (its weights on the device, the event of their arrival)
+        self.here: dict[int, tuple[list[Tensor], torch.cuda.Event | None]] = {}
+        for number, block in enumerate(blocks):
+            self._wrap(number, block)
+
+    def tensors(self) -> list[Tensor]:
+        """The weights that are at rest."""
+        return [tensor for block in self.resting for _, _, tensor in block]
+
+    def _put_to_rest(self, block: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+        """(module, name, weight) of what is frozen; the module holds None in its place."""
+        frozen = [
+            (owner, name, p.detach().cpu())
+            for owner in block.modules()
+            for name, p in owner.named_parameters(recurse=False)
+            if not p.requires_grad
+        ]
+        for owner, name, _ in frozen:
+            owner._parameters[name] = None
+        if self.side is not None:  # only from pinned memory do copies run beside the kernels
+            frozen = [(owner, name, _each(x, Tensor.pin_memory)) for owner, name, x in frozen]
+        return frozen
+
+    def _wrap(self, number: int, block: nn.Module) -> None:
+        forward = block.forward
+
+        # The transfers are not to be compiled; the forward between them may be.
+        @torch.compiler.disable(recursive=False)
+        def visited(*args: Any, **options: Any) -> Any:
+            self._arrive(number)
+            try:
+                return forward(*args, **options)
+            finally:  # recomputation ends by an exception, as soon as it has what it needs
+                self._leave(number)
+
+        block.forward = visited
+
+    @torch.compiler.disable
+    def _arrive(self, number: int) -> None:
+        following = number + (-1 if _in_backward() else 1)
+        for other in self.here.keys() - {number, following}:
+            self._drop(other)
+        if number not in self.here:
+            self._fetch(number)
+        weights = self._await(number)
+        for (owner, name, _), weight in zip(self.resting[number], weights, strict=True):
+            owner._parameters[name] = nn.Parameter(weight, requires_grad=False)
+        if 0 <= following < len(self.resting) and following not in self.here:
+            self._fetch(following)
+
+    @torch.compiler.disable
+    def _leave(self, number: int) -> None:
+        for owner, name, _ in self.resting[number]:
+            owner._parameters[name] = None
+        # The backward pass begins where the forward pass ends.
+        turn = number == len(self.resting) - 1 and torch.is_grad_enabled() and not _in_backward()
+        if not turn:
+            self._drop(number)
+
+    def _await(self, number: int) -> list[Tensor]:
+        """The weights, when the stream that asks may use them."""
+        weights, event = self.here[number]
+        if event is not None:
+            torch.cuda.current_stream(self.device).wait_event(event)
+        return weights
+
+    def _drop(self, number: int) -> None:
+        self._await(number)  # or others would write where a transfer still does
+        del self.here[number]
+
+    def _fetch(self, number: int) -> None:
+        # Allocated by the stream that uses and frees it; the copies wait for what that stream has
+        # still to do with the memory's former content, and run beside what it is given next.
+        sources = [tensor for _, _, tensor in self.resting[number]]
+        targets = [_each(x, lambda y: torch.empty_like(y, device=self.device)) for x in sources]
+        event = None
+        if self.side is not None:
+            self.side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.no_grad(), torch.cuda.stream(self.side):  # does nothing for None
+            for target, source in zip(targets, sources, strict=True):
+                for to, x in zip(_parts(target), _parts(source), strict=True):
+                    self.copy(to, x)
+            if self.side is not None:
+                event = self.side.record_event()
+        self.here[number] = targets, event
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass is under way in this thread: then a forward is a recomputation."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _parts(x: Tensor) -> list[Tensor]:
+    """The plain tensors of which a tensor of a class of its own (ComfyUI's fp8) consists."""
+    if not hasattr(x, "__tensor_flatten__"):
+        return [x]
+    return [part for name in x.__tensor_flatten__()[0] for part in _parts(getattr(x, name))]
+
+
+def _each(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same tensor of other parts."""
+    if not hasattr(x, "__tensor_flatten__"):
+        return function(x)
+    names, context = x.__tensor_flatten__()
+    parts = {name: _each(getattr(x, name), function) for name in names}
+    return type(x).__tensor_unflatten__(parts, context, x.size(), x.stride())
