@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import dropdowns
 from .calibrate import StableVSCalibrate, StableVSCalibrationLoader
+from .meanflow import MeanFlowLoader, MeanFlowSampler
 from .models import SiTClassCondition, SiTLoader
 from .pictures import FidelityReport, RegimePlot
 from .sampling import StableVSSampler
@@ -19,6 +20,8 @@ NODES = [
     FidelityReport,
     StableVSCalibrate,
     StableVSCalibrationLoader,
+    MeanFlowSampler,
+    MeanFlowLoader,
 ]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..sv_core.latent import LatentSpec
 from ..sv_core.models.sit import SiT, from_checkpoint
+from . import averaging
 
 FOLDER = "diffusion_models"
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError)
@@ -61,7 +62,10 @@ class SiTFamily(comfy.supported_models_base.BASE):
 
 
 def _as_sit_takes_it(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
-    return args, {"y": options["y"]}
+    taken, r = {"y": options["y"]}, averaging.led_to(options.get("transformer_options", {}))
+    if r is not None:
+        taken["r"] = torch.full_like(args[1], r)
+    return args, taken
 
 
 def _stop_if_interrupted(module: nn.Module, args: tuple) -> None:
@@ -129,15 +133,27 @@ def require_classes(classes: list[int], num_classes: int) -> None:
         )
 
 
-def checkpoint_path(name: str) -> str:
-    """Where a checkpoint is. Raises ValueError, in words, when it is not there."""
-    path = folder_paths.get_full_path(FOLDER, name)
+def file_path(folder: str, name: str) -> str:
+    """Where a model's file is. Raises ValueError, in words, when it is not there."""
+    path = folder_paths.get_full_path(folder, name)
     if path is None:
         raise ValueError(
-            f"{name} is not in ComfyUI's models/{FOLDER}: put the file there, then press R to "
+            f"{name} is not in ComfyUI's models/{folder}: put the file there, then press R to "
             "refresh the list"
         )
     return path
+
+
+def read_tensors(folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """(tensors, metadata) of a file. Raises ValueError, in words, when it cannot be read."""
+    path = file_path(folder, name)
+    try:
+        return comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    except UNREADABLE as e:
+        raise ValueError(
+            f"{name} cannot be read as a checkpoint (safetensors, or a .pt that holds nothing but "
+            "tensors): it is truncated or of another format, copy or download it again"
+        ) from e
 
 
 def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patcher.ModelPatcher:
@@ -145,14 +161,7 @@ def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patc
 
     Raises ValueError in words when the file is missing, damaged or not a SiT's.
     """
-    path = checkpoint_path(name)
-    try:
-        state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    except UNREADABLE as e:
-        raise ValueError(
-            f"{name} cannot be read as a checkpoint (safetensors, or a .pt that holds nothing but "
-            "tensors): it is truncated or of another format, copy or download it again"
-        ) from e
+    state, metadata = read_tensors(FOLDER, name)
     try:
         sit, spec = from_checkpoint(state, metadata)
     except (ValueError, TypeError, AttributeError) as e:

@@ -44,7 +44,8 @@ class SiTLoader(io.ComfyNode):
             description=(
                 "Loads a SiT, the class-conditional flow transformer that this pack trains, or a "
                 "published SiT or REPA checkpoint, from models/diffusion_models. Sampled with "
-                "ComfyUI's own nodes, like any flow model."
+                "ComfyUI's own nodes, like any flow model; one that was trained with MeanFlow also "
+                "in one call, with MeanFlow Sampler."
             ),
             search_aliases=["sit", "repa", "class conditional", "imagenet", "digits"],
             inputs=[
@@ -99,7 +100,7 @@ class SiTLoader(io.ComfyNode):
         """Says so before anything runs; what comes through a link is None here."""
         try:
             if checkpoint is not None:
-                host_model.checkpoint_path(checkpoint)
+                host_model.file_path(host_model.FOLDER, checkpoint)
         except ValueError as e:
             return str(e)
         return True

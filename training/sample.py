@@ -1,6 +1,7 @@
 """A checkpoint -> many pictures: python -m training.sample CHECKPOINT OUT [--n 50000] ...
 
 Writes OUT/samples.npz (arr_0: N x H x W x 3 bytes, which the usual FID suites read), OUT/grid.png.
+A checkpoint that was trained with MeanFlow makes every picture in one call, or in --steps of them.
 Stopped at any moment, even killed, the same command goes on where it was; every picture is a
 function of the seed, its number and the batch size alone.
 """
@@ -19,10 +20,12 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from sv_core.guidance import guided
+from sv_core.meanflow import sample_meanflow
+from sv_core.models.sit import SiTConfig
 from sv_core.sampling import VelocityFn, sample_euler, sample_ode, sample_stable
 from sv_core.schedules import regime_split, shift, uniform_grid
 
-from .backbones.base import Backbone
+from .backbones.sit import SiTBackbone
 from .backbones.sit import load as load_backbone
 from .checkpoint import write_atomically
 from .data import generator
@@ -45,6 +48,8 @@ SAMPLERS: dict[str, SamplerFn] = {
     "sde": lambda v, x, ts, g: sample_sde(v, x, ts, generator=g),
 }
 """``stable`` runs on the paper's thinned grid, the others on all of ``steps``."""
+MEANFLOW = "meanflow"
+"""One average velocity per step: what SAMPLERS, functions of a velocity, cannot be."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--n", type=int, default=100, help="how many pictures (100)")
     add("--classes", default="all", help="such as 0-9,207; taken in turn (all)")
-    add("--sampler", choices=SAMPLERS, default="euler")
-    add("--steps", type=int, default=50, help="of the whole grid (50)")
+    add("--sampler", choices=[*SAMPLERS, MEANFLOW],
+        help="meanflow for a checkpoint that was trained with it, else euler")  # fmt: skip
+    add("--steps", type=int, help="of the whole grid (50; for --sampler meanflow 1)")
     add(
         "--shift",
         type=float,
@@ -88,7 +94,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--split", type=float, default=0.85, help="stable: thin the grid below it (0.85)")
     add("--low-steps", type=int, default=9, help="stable: calls below the split (9)")
-    add("--guidance", type=float, default=1.0, help="scale; 1 is without (1)")
+    add("--guidance", type=float, default=1.0,
+        help="scale; 1 is without (1), as for a MeanFlow that has it trained in")  # fmt: skip
     add("--interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"),
         help="guide where LOW <= t <= HIGH, t = 1 being noise (0 1)")  # fmt: skip
     add("--seed", type=int, default=0)
@@ -115,11 +122,19 @@ def parse_classes(text: str, count: int) -> list[int]:
     return found
 
 
-def make_order(options: argparse.Namespace, num_classes: int) -> Order:
-    """Raises ValueError, in one sentence, for a value that cannot be."""
-    for name in ("n", "steps", "batch"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+def make_order(options: argparse.Namespace, sit: SiTConfig) -> Order:
+    """What is asked of a network. Raises ValueError, in one sentence, for what cannot be."""
+    sampler = options.sampler or (MEANFLOW if sit.interval else "euler")
+    if sampler == MEANFLOW and not sit.interval:
+        raise ValueError(
+            f"{options.checkpoint} knows no average velocity, which --sampler meanflow needs: "
+            f"choose another sampler, or train it with MeanFlow first"
+        )
+    usual = 1 if sampler == MEANFLOW else 50
+    steps = usual if options.steps is None else options.steps
+    for name, value in (("n", options.n), ("steps", steps), ("batch", options.batch)):
+        if value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
     if not 0 < options.shift < float("inf"):
         raise ValueError(f"--shift must be a positive number, got {options.shift:g}")
     low, high = options.interval
@@ -127,9 +142,9 @@ def make_order(options: argparse.Namespace, num_classes: int) -> Order:
         raise ValueError(f"--interval wants 0 <= LOW <= HIGH <= 1, got {low:g} {high:g}")
     order = Order(
         n=options.n,
-        classes=parse_classes(options.classes, num_classes),
-        sampler=options.sampler,
-        steps=options.steps,
+        classes=parse_classes(options.classes, sit.num_classes),
+        sampler=sampler,
+        steps=steps,
         shift=options.shift,
         split=options.split,
         low_steps=options.low_steps,
@@ -145,7 +160,7 @@ def make_order(options: argparse.Namespace, num_classes: int) -> Order:
 class Studio:
     """The network, and the VAE where there is one, on their device."""
 
-    def __init__(self, backbone: Backbone, decode: Callable[[Tensor], Tensor], bf16: bool):
+    def __init__(self, backbone: SiTBackbone, decode: Callable[[Tensor], Tensor], bf16: bool):
         self.backbone, self.decode, self.bf16 = backbone, decode, bf16
         self.device = next(backbone.model.parameters()).device
 
@@ -160,12 +175,19 @@ class Studio:
         shape = (len(rows), sit.in_channels, sit.input_size, sit.input_size)
         noise = torch.randn(shape, generator=drawn).to(self.device)
 
-        def under(cond: Tensor) -> VelocityFn:
-            return lambda x, t: self._velocity(x, t, cond)
+        def under(cond: Tensor, r: Tensor | None) -> VelocityFn:
+            return lambda x, t: self._velocity(x, t, cond, r)
 
-        null = torch.full_like(labels, sit.num_classes)
-        velocity = guided(under(labels), under(null), order.guidance, order.interval)
-        latents = SAMPLERS[order.sampler](velocity, noise, order.grid(), drawn)
+        def velocity(r: Tensor | None = None) -> VelocityFn:
+            """Guided; averaged down to r, where there is one."""
+            null = torch.full_like(labels, sit.num_classes)
+            return guided(under(labels, r), under(null, r), order.guidance, order.interval)
+
+        if order.sampler == MEANFLOW:
+            average = lambda x, r, t: velocity(r)(x, t)  # noqa: E731
+            latents = sample_meanflow(average, noise, order.grid())
+        else:
+            latents = SAMPLERS[order.sampler](velocity(), noise, order.grid(), drawn)
         images = self.decode(self.backbone.latent.from_model(latents)).clamp(0, 1)
         if not torch.isfinite(images).all():
             raise FloatingPointError(
@@ -175,9 +197,13 @@ class Studio:
         images = images.expand(-1, 3, -1, -1)
         return rearrange((images * 255).round().byte(), "b c h w -> b h w c").cpu()
 
-    def _velocity(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def _velocity(self, x: Tensor, t: Tensor, cond: Tensor, r: Tensor | None) -> Tensor:
+        t = t.to(x).expand(len(x))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.backbone.velocity(x, t.to(x).expand(len(x)), cond).to(x.dtype)
+            if r is None:
+                return self.backbone.velocity(x, t, cond).to(x.dtype)
+            r = r.to(x).expand(len(x))
+            return self.backbone.average_velocity(x, r, t, cond).to(x.dtype)
 
 
 def open_studio(options: argparse.Namespace) -> Studio:
@@ -220,7 +246,7 @@ def draw_grid(out: Path, order: Order) -> None:
 def run(options: argparse.Namespace) -> bool:
     """Make what is missing; whether anything was."""
     studio = open_studio(options)
-    order = make_order(options, studio.backbone.config.num_classes)
+    order = make_order(options, studio.backbone.config)
     settings = json.loads(json.dumps(vars(order))) | {
         "precision": options.precision,
         "checkpoint": fingerprint(options.checkpoint),

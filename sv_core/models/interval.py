@@ -65,7 +65,8 @@ def has_interval(state: Mapping[str, Tensor]) -> bool:
 def to_file(embedder: IntervalEmbedder, family: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a family's embedder as a file of its own."""
     tensors = {PREFIX + name: tensor for name, tensor in embedder.state_dict().items()}
-    return tensors, {"interval_embedder": json.dumps({"family": family, "width": width(embedder)})}
+    said = {"family": family, "width": width(embedder)}
+    return tensors, {"interval_embedder": json.dumps(said)}
 
 
 def from_file(
@@ -74,18 +75,14 @@ def from_file(
     """(embedder, family) of what ``to_file`` gave. Raises ValueError in words for other files."""
     try:
         said = json.loads((metadata or {})["interval_embedder"])
-        family, hidden_size = str(said["family"]), int(said["width"])
-        frequencies = state[PREFIX + "mlp.0.weight"].shape[1]
-    except (KeyError, ValueError, TypeError, IndexError) as e:
-        raise ValueError(
-            "this is not the interval embedder of a MeanFlow: its file says of which family and "
-            "width it is"
-        ) from e
-    embedder = IntervalEmbedder(hidden_size, frequencies)
-    try:
+        embedder = IntervalEmbedder(*state[PREFIX + "mlp.0.weight"].shape)
         embedder.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
-    except RuntimeError as e:
-        raise ValueError("the interval embedder's tensors do not fit its description") from e
+        family = said["family"]
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as e:
+        raise ValueError(
+            "this is not an interval embedder, or a damaged one: choose the file that MeanFlow's "
+            "training wrote beside the LoRA or the weights"
+        ) from e
     return embedder.eval(), family
 
 

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
+from sv_core.models.sit import from_checkpoint, to_metadata, with_interval
 from tests.host.server import PACK, Host, Server, find_hosts
+from training.checkpoint import read_weights
 
 HOSTS = find_hosts()
 MISSING = (
@@ -49,6 +52,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_meanflow_start(digits_checkpoint: Path, folder: Path) -> None:
+    """digits_meanflow.safetensors as MeanFlow's training starts: its jumps are Euler's steps."""
+    model, latent = from_checkpoint(*read_weights(digits_checkpoint))
+    model = with_interval(model)
+    tensors, metadata = model.state_dict(), to_metadata(model.config, latent)
+    save_file(tensors, folder / "digits_meanflow.safetensors", metadata)
+
+
 @pytest.fixture(scope="session")
 def server(
     comfy: Host,
@@ -67,6 +78,7 @@ def server(
     (base / "input").mkdir()
     shutil.copy2(comfy.folder / "input/example.png", base / "input")
     shutil.copy2(digits_checkpoint, base / "models/diffusion_models/digits_sit.safetensors")
+    write_meanflow_start(digits_checkpoint, base / "models/diffusion_models")
     running = Server(comfy, base)
     yield running
     running.stop()

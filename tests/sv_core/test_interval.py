@@ -1,14 +1,23 @@
 """sv_core.models.interval and SiT's average velocity: a start that changes nothing, exact JVPs."""
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from sv_core.latent import pixels
 from sv_core.meanflow import exact_derivative, mean_velocity_target
-from sv_core.models.interval import IntervalEmbedder
+from sv_core.models.interval import (
+    TIME_EMBEDDINGS,
+    IntervalEmbedder,
+    from_file,
+    to_file,
+    told,
+    width,
+)
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 
 TINY = SiTConfig(
@@ -106,10 +115,9 @@ def test_the_derivative_equals_float64_differences(config, generator):
 
 @DIRECTIONS
 def test_the_identity_holds_in_either_direction_of_time(config, generator):
-    """u + (t - r) du/dt = v for a flow that is known: x_t = e^t x_0, by the embedder's sign.
+    """u + (t - r) du/dt = v, with v the derivative of the displacement (t - r) u that u says.
 
-    A network whose output only depends on its times is integrated: its target with v = d/dt of
-    (t - r) u must give u back, whichever way its own time runs.
+    The network is made blind to x, so that the derivative along the flow is that by t alone.
     """
     model = perturbed(SiT(replace(config, interval=True)), generator).double()
     with torch.no_grad():
@@ -172,3 +180,88 @@ def test_an_untrained_embedder_is_zero_and_can_leave_it(generator):
     embedder.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     embedder(torch.tensor([0.5]))
     torch.testing.assert_close(seen[0], torch.tensor([waves]))
+
+
+class Family(nn.Module):
+    """A network of the host's shape: it embeds waves of its times, which it is handed second."""
+
+    def __init__(self, family):
+        super().__init__()
+        self.parts = TIME_EMBEDDINGS[family]
+        setattr(self, self.parts, nn.Sequential(nn.Linear(3, 6), nn.SiLU(), nn.Linear(6, 4)))
+
+    def forward(self, x, times):
+        waves = times.flatten()[:, None] * torch.arange(3)
+        return getattr(self, self.parts)(waves)
+
+
+def trained(generator):
+    return perturbed(IntervalEmbedder(4, frequencies=6), generator)
+
+
+@pytest.mark.parametrize("family", TIME_EMBEDDINGS)
+@pytest.mark.parametrize("shape", [(3,), (3, 2)], ids=["a time each", "a time for every frame"])
+@torch.no_grad()
+def test_a_network_is_told_intervals_behind_its_time_embedding(family, shape, generator):
+    network, embedder, zero = Family(family), trained(generator), IntervalEmbedder(4, 6)
+    times = 1000 * torch.rand(shape, generator=generator)
+    before = network(None, times)
+    with told(network, family, zero, lambda t: t / 1000):
+        assert torch.equal(network(None, times), before)
+    with told(network, family, embedder, lambda t: t / 1000 - 0.1):
+        inside = network(None, times)
+    assert torch.equal(inside, before + embedder(times.flatten() / 1000 - 0.1))
+    assert torch.equal(network(None, times), before), "something stayed"
+
+
+@torch.no_grad()
+def test_rows_that_the_network_adds_for_given_pictures_have_no_interval(generator):
+    class Editing(Family):
+        def forward(self, x, times):
+            return super().forward(x, torch.cat([times, times * 0]))
+
+    network, embedder = Editing("Qwen-Image"), trained(generator)
+    times = torch.tensor([0.9, 0.4])
+    before = network(None, times)
+    with told(network, "Qwen-Image", embedder, lambda t: t - 0.25):
+        inside = network(None, times)
+    assert torch.equal(inside, before + embedder(torch.tensor([0.65, 0.15, 0, 0])))
+
+
+def test_a_network_that_fails_keeps_no_hook(generator):
+    def fails(times):
+        raise RuntimeError("in the middle of a call")
+
+    network = Family("Flux")
+    with pytest.raises(RuntimeError), told(network, "Flux", trained(generator), fails):
+        network(None, torch.rand(3))
+    assert not network._forward_pre_hooks and not network.time_in._forward_hooks
+
+
+def test_a_family_s_embedder_is_a_file_of_its_own(generator):
+    embedder = trained(generator)
+    tensors, metadata = to_file(embedder, "Flux")
+    assert json.loads(metadata["interval_embedder"]) == {"family": "Flux", "width": 4}
+    loaded, family = from_file(tensors, metadata)
+    t = torch.rand(5, generator=generator)
+    assert family == "Flux" and width(loaded) == 4
+    assert torch.equal(loaded(t), embedder(t))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s, m: (s, None),
+        lambda s, m: (s, {"interval_embedder": "{"}),
+        lambda s, m: (s, {"interval_embedder": "[]"}),
+        lambda s, m: (s, {"interval_embedder": "{}"}),
+        lambda s, m: ({}, m),
+        lambda s, m: ({k: v[:2] for k, v in s.items()}, m),
+        lambda s, m: (s | {"interval_embedder.mlp.0.weight": torch.zeros(3)}, m),
+        lambda s, m: (s | {"lora": torch.zeros(3)}, m),
+        lambda s, m: ([], m),
+    ],
+)
+def test_other_files_are_no_embedders(damage, generator):
+    with pytest.raises(ValueError, match="not an interval embedder, or a damaged one"):
+        from_file(*damage(*to_file(trained(generator), "Flux")))

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Generator
 
 from sv_core.latent import SD_VAE, pixels
-from sv_core.models.sit import SiT, SiTConfig, to_metadata
+from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 from sv_core.schedules import uniform_grid
 from training import sample
-from training.checkpoint import save_weights
+from training.checkpoint import read_weights, save_weights
 from training.integrators import sample_heun, sample_sde
 
 MEAN, STD = 0.7, 0.4
@@ -79,8 +79,69 @@ def checkpoint(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture
+def meanflow(checkpoint) -> Path:
+    """The same SiT told intervals, which matter."""
+    model, latent = from_checkpoint(*read_weights(checkpoint))
+    model = with_interval(model)
+    for parameter in model.interval_embedder.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    path = checkpoint.with_name("meanflow.safetensors")
+    save_weights(path, model.state_dict(), to_metadata(model.config, latent))
+    return path
+
+
 def go(checkpoint, out, *settings) -> int:
     return sample.main([str(checkpoint), str(out), "--steps", "4", *settings])
+
+
+def by_hand(checkpoint, ts, guidance=1.0):
+    """Two pictures of MeanFlow's chain, by the network alone."""
+    model, latent = from_checkpoint(*read_weights(checkpoint))
+    y, null = torch.arange(2), torch.full((2,), 3)
+    x = torch.randn(2, 1, 8, 8, generator=sample.generator(0, 0, "sample"))
+    with torch.no_grad():
+        for t, r in pairwise(ts):
+            t, r = torch.full((2,), t), torch.full((2,), r)
+            u, u_null = model(x, t, y, r), model(x, t, null, r)
+            x = x - (t - r)[:, None, None, None] * (u_null + guidance * (u - u_null))
+    return latent.from_model(x).clamp(0, 1)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "ts", "guidance"),
+    [
+        ([], [1.0, 0.0], 1.0),  # one call, unasked
+        (["--sampler", "meanflow", "--steps", "2"], [1.0, 0.5, 0.0], 1.0),
+        (["--steps", "2", "--shift", "3"], [1.0, 0.75, 0.0], 1.0),
+        (["--guidance", "1.5"], [1.0, 0.0], 1.5),
+    ],
+)
+def test_a_meanflow_checkpoint_jumps(meanflow, tmp_path, settings, ts, guidance):
+    assert sample.main([str(meanflow), str(tmp_path / "out"), "--n", "2", *settings]) == 0
+    got = torch.from_numpy(read(tmp_path / "out")[..., 0]) / 255
+    assert (got - by_hand(meanflow, ts, guidance)).abs().max() < 0.51 / 255
+    other = by_hand(meanflow, [1.0, 0.2, 0.0], guidance)
+    assert (got - other).abs().max() > 0.05, "the interval does not matter here"
+
+
+def test_a_meanflow_checkpoint_is_a_plain_flow_too(meanflow, checkpoint, tmp_path):
+    """r = t; and where the embedder is untrained, the flow that it was before."""
+    model, latent = from_checkpoint(*read_weights(checkpoint))
+    model = with_interval(model)
+    start = tmp_path / "start.safetensors"
+    save_weights(start, model.state_dict(), to_metadata(model.config, latent))
+    for file, out in ((checkpoint, "plain"), (start, "start"), (meanflow, "trained")):
+        assert go(file, tmp_path / out, "--n", "2", "--sampler", "heun") == 0
+    plain, same, trained = (read(tmp_path / out) for out in ("plain", "start", "trained"))
+    assert (plain == same).all() and (plain != trained).any()
+
+
+def test_a_plain_checkpoint_does_not_jump(checkpoint, tmp_path, capsys):
+    assert go(checkpoint, tmp_path / "out", "--sampler", "meanflow") == 2
+    said = capsys.readouterr().err
+    assert "knows no average velocity" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def read(out) -> np.ndarray:
