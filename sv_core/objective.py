@@ -33,6 +33,18 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return torch.where(total < 1e-8, 0.0, (weights * values).sum() / total.clamp_min(1e-8))
 
 
+def mean_square(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """|x|^2 of each sample as a mean over its elements, (b, ...) -> (b,), weighed by ``mask``.
+
+    The mask is (b, 1, ...) in [0, 1]. A sample counts as much as another however small its masked
+    part is; with an empty mask it does not count.
+    """
+    if mask is None:
+        return x.square().flatten(1).mean(1)
+    weight = mask.expand_as(x).flatten(1)
+    return (weight * x.square().flatten(1)).sum(1) / weight.sum(1).clamp_min(1e-8)
+
+
 @dataclass(frozen=True)
 class Objective:
     """E_t w(t) |v(x_t, t) - target|^2, the square a mean over elements.
@@ -70,9 +82,11 @@ class Objective:
                 target[rows] = stable_velocity(self.interpolant, path.x_t[rows], r, path.t[rows])
         return target
 
-    def losses(self, velocity: BatchVelocityFn, path: Path, target: Tensor) -> Losses:
-        """Squared error of the velocity at a path's points."""
-        error = (velocity(path.x_t, path.t) - target).square().flatten(1).mean(1)
+    def losses(
+        self, velocity: BatchVelocityFn, path: Path, target: Tensor, mask: Tensor | None = None
+    ) -> Losses:
+        """Squared error of the velocity at a path's points, as far as the ``mask`` says."""
+        error = mean_square(velocity(path.x_t, path.t) - target, mask)
         return Losses(self.weight(path.t) * error, error.detach(), path.t)
 
     def __call__(

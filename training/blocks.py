@@ -10,17 +10,17 @@ from torch.utils.checkpoint import checkpoint
 from .config import RunConfig
 
 
-def adapt(blocks: Iterable[nn.Module], config: RunConfig) -> None:
+def adapt(blocks: Iterable[nn.Module], config: RunConfig, random: bool = False) -> None:
     """Compile each block (``run.compile``), recompute it for its gradient (``run.recompute``).
 
     Only the blocks' own forward functions change: names of weights stay, and hooks on a block see
-    what they saw. Blocks of one kind share one compiled code.
+    what they saw. Blocks of one kind share one compiled code. Where something in a block is
+    ``random`` (dropout), recomputation draws the same again.
     """
     for block in blocks:
         if config.compile:
             block.forward = torch.compile(block.forward)
         if config.recompute:
-            # Nothing in a block is random, so no random state need be kept.
             block.forward = functools.partial(
-                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random
             )

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from .checkpoint import METRICS, write_atomically
 from .validate import BINS, TIMES
 
@@ -38,6 +36,8 @@ def write_bins(out: Path) -> None:
         panels.append(("validation loss", curves))
     if not panels:
         return
+    from matplotlib.figure import Figure  # which takes longer to import than most of this to run
+
     width = 4.4 * len(panels)
     figure = Figure(figsize=(width, 3.6))
     # Margins by hand: to have them computed takes longer than to draw.

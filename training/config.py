@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sv_core.alignment import PROJECTORS
+from sv_core.meanflow import DERIVATIVES
 from sv_core.timesteps import TIMESTEPS
 from sv_core.weighting import WEIGHTS
 
@@ -79,13 +80,14 @@ class DataConfig:
 class ObjectiveConfig:
     """Flow matching (``cfm``) or StableVM, which averages the target over ``bank`` references.
 
-    ``timesteps`` auto are uniform for a SiT, and shifted as its own schedule is for a model of
-    ComfyUI; ``span`` keeps t between two numbers. Rounded to 16 bits (``bank_dtype``) a reference
-    moves by 1/2000 of itself, far less than the noise at t >= ``threshold``, and takes half the
-    memory.
+    Or ``meanflow``, for pictures in one call: see MeanFlowConfig. ``timesteps`` auto are uniform
+    for a SiT, shifted as its own schedule is for a model of ComfyUI, and logit-normal with mean
+    -0.4 for MeanFlow's r and t; ``span`` keeps t between two numbers. Rounded to 16 bits
+    (``bank_dtype``) a reference moves by 1/2000 of itself, far less than the noise at
+    t >= ``threshold``, and takes half the memory.
     """
 
-    kind: str = knob("stablevm", choices=["cfm", "stablevm"])
+    kind: str = knob("stablevm", choices=["cfm", "stablevm", "meanflow"])
     timesteps: str = knob("auto", choices=["auto", *TIMESTEPS])
     timestep_params: dict[str, float] = field(default_factory=dict)
     span: tuple[float, ...] = knob((), low=0)
@@ -95,14 +97,39 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class MeanFlowConfig:
+    """MeanFlow: the average velocity over [r, t], which makes a picture in one call.
+
+    ``beta`` is the share of the network's own velocity in the tangent, auto the estimate of every
+    batch, at most 0.5; ``velocity`` stable is StableVM's, from a bank; ``equal`` is the share of
+    r = t. The loss is weighed by 1 / (error + 0.01)^``power``, or by ``trace_weight`` where the
+    target is noisy; ``anchor`` is lambda of the flow matching beside the diagonal. ``guidance`` is
+    built in, so that sampling needs no second call, ``mix`` of it taken from the network itself.
+    A target more than ``limit`` times as long as its velocity ends the run.
+    """
+
+    beta: float | str = 0.0
+    velocity: str = knob("conditional", choices=["conditional", "stable"])
+    equal: float = knob(0.75, low=0)
+    power: float = knob(1.0, low=0)
+    trace_weight: bool = False
+    anchor: float = knob(0.0, low=0)
+    guidance: float = knob(1.0, low=0)
+    mix: float = knob(0.0, low=0)
+    derivative: str = knob("available", choices=DERIVATIVES)
+    limit: float = knob(100.0, low=1)
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank changes of a frozen network; without a ``rank`` all of its weights are trained.
 
     The change is alpha / rank * B A, ``alpha`` being the rank when unset. ``targets`` are patterns
     of layers' names, such as ``*attn*``; unset, every linear layer of the blocks. ``ranks`` gives
-    patterns a rank of their own.
+    patterns a rank of their own. ``checkpoint`` is a LoRA file to begin with.
     """
 
+    checkpoint: str | None = None
     rank: int | None = knob(None, low=1)
     alpha: float | None = knob(None, low=0)
     dropout: float = knob(0.0, low=0)
@@ -135,8 +162,8 @@ class OptimConfig:
     """The optimiser, its learning rate over ``steps``, clipping and the running averages.
 
     ``accumulate`` computes a step's batch in so many parts. Of several ``ema`` decays the first is
-    what is validated, previewed and called the weights. Schedule-free brings its own average in
-    place of these.
+    what is validated, previewed and called the weights; without any these are the trained ones.
+    Schedule-free brings its own average in place of these.
     """
 
     optimizer: str = knob("adamw", choices=["adamw", "adamw_8bit", "schedule_free"])
@@ -185,6 +212,7 @@ class Config:
     comfy: ComfyConfig = ComfyConfig()
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    meanflow: MeanFlowConfig = MeanFlowConfig()
     lora: LoraConfig = LoraConfig()
     align: AlignConfig = AlignConfig()
     optim: OptimConfig = OptimConfig()
@@ -203,7 +231,8 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
         parts = value if isinstance(value, list) else [value]
         return tuple(_value(key, part, of, knob) for part in parts)
     if isinstance(kind, types.UnionType):
-        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+        kinds = [k for k in typing.get_args(kind) if k is not types.NoneType]
+        kind = next((k for k in kinds if type(value) is k), kinds[0])
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict):
             raise ValueError(f"{key} must be a table such as {{mean = 0.0}}, got {value!r}")
@@ -303,8 +332,6 @@ def _check(config: Config) -> None:
     for key, values in (("optim.ema", optim.ema), ("align.encoders", align.encoders)):
         if len(set(values)) < len(values):
             raise ValueError(f"{key} names {_twice(values)} twice")
-    if not optim.ema:
-        raise ValueError("optim.ema must hold one decay at least, such as 0.9999")
     if not 0 < optim.lr < float("inf"):
         raise ValueError(f"optim.lr must be a positive number, got {optim.lr:g}")
     if optim.clip == 0:
@@ -320,6 +347,46 @@ def _check(config: Config) -> None:
             f"has: set data.cache to one that training.prepare made with an encoder"
         )
     _check_comfy(config)
+    _check_meanflow(config)
+
+
+def _check_meanflow(config: Config) -> None:
+    """[meanflow] and what goes with it."""
+    meanflow = config.meanflow
+    if config.objective.kind != "meanflow":
+        for name, value in vars(MeanFlowConfig()).items():
+            if vars(meanflow)[name] != value:
+                raise ValueError(
+                    f"meanflow.{name} is for objective.kind = meanflow, and it is "
+                    f"{config.objective.kind}: change that, or leave out [meanflow]"
+                )
+        return
+    if isinstance(meanflow.beta, str):
+        if meanflow.beta != "auto":
+            raise ValueError(f"meanflow.beta must be a number or auto, got {meanflow.beta!r}")
+    elif not 0 <= meanflow.beta <= 1:
+        raise ValueError(f"meanflow.beta must be a share between 0 and 1, got {meanflow.beta:g}")
+    for name in ("equal", "mix"):
+        share = getattr(meanflow, name)
+        if not share < 1:
+            raise ValueError(f"meanflow.{name} must be at least 0 and below 1, got {share:g}")
+    if meanflow.trace_weight and meanflow.power:
+        raise ValueError(
+            f"meanflow.trace_weight and meanflow.power = {meanflow.power:g} count the same noise "
+            f"twice: set meanflow.power=0, or leave out trace_weight"
+        )
+    if meanflow.anchor and meanflow.beta == 0:
+        raise ValueError(
+            f"meanflow.anchor = {meanflow.anchor:g} holds the network's own velocity in place, "
+            f"which meanflow.beta = 0 does not use: set a beta, or leave out the anchor"
+        )
+    if config.run.precision == "fp16":
+        raise ValueError("run.precision = fp16 overflows in MeanFlow's derivative: use bf16")
+    if config.lora.rank is not None:
+        raise ValueError(
+            "MeanFlow teaches a network what an interval is, which [lora] keeps frozen: leave out "
+            "lora.rank to train all weights"
+        )
 
 
 def _check_comfy(config: Config) -> None:

@@ -6,7 +6,7 @@ what makes its target unbiased.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,10 +14,12 @@ import torch
 from torch import Generator, Tensor
 
 from sv_core.latent import LatentSpec, pixels
+from sv_core.objective import References
 
 from . import digits
 from .cache import LatentCache
 from .config import DataConfig
+from .text import TextTable
 
 Gathered = tuple[Tensor, Tensor, tuple[Tensor, ...]]
 
@@ -33,8 +35,16 @@ class Dataset(Protocol):
         """What the latents are."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of every latent."""
+    def shape(self) -> tuple[int, ...]:
+        """(c, h, w) of every latent. Raises ValueError when they are of several shapes."""
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """All shapes that a training batch can have."""
+
+    @property
+    def text(self) -> TextTable | None:
+        """What text encoders made of the conditions."""
 
     @property
     def num_classes(self) -> int:
@@ -51,8 +61,17 @@ class Dataset(Protocol):
     def draw(self, n: int, generator: Generator) -> Tensor:
         """n of ``train``, independent and with replacement."""
 
+    def by_shape(self, indices: Tensor, n: int) -> Iterator[Tensor]:
+        """The indices in parts of at most n, those of a part being of one shape."""
+
     def gather(self, indices: Iterable[int]) -> Gathered:
         """Latents (b, c, h, w) as the data has them, labels (b,), features (b, n, d) each."""
+
+    def draw_labels(self, indices: Tensor, generator: Generator) -> Tensor:
+        """A condition of each, (b,): its label, or any of its captions."""
+
+    def masks(self, indices: Iterable[int]) -> Tensor | None:
+        """How much each latent cell counts, (b, 1, h, w) in [0, 1], where that was prepared."""
 
     def require_latent(self, latent: LatentSpec, network: str) -> None:
         """Raises ValueError, in one sentence, when a network is for other latents than these."""
@@ -65,9 +84,10 @@ class Dataset(Protocol):
 
 
 class Pictures:
-    """Labelled pictures (n, c, h, w) of [0, 1] in memory, without features."""
+    """Labelled pictures (n, c, h, w) of [0, 1] in memory, without features or text."""
 
     feature_dims: tuple[int, ...] = ()
+    text = None
 
     def __init__(self, name: str, train: digits.Split, held_out: digits.Split):
         self.name = name
@@ -78,15 +98,25 @@ class Pictures:
         self.held_out = torch.arange(count, len(self.labels))
         self.num_classes = int(self.labels.max()) + 1
         self.shape = tuple(self.images.shape[1:])
+        self.shapes = [self.shape]
         self.latent = pixels(self.shape[0])
         self.identity = {"data": name}
 
     def draw(self, n: int, generator: Generator) -> Tensor:
         return torch.randint(len(self.train), (n,), generator=generator)
 
+    def by_shape(self, indices: Tensor, n: int) -> Iterator[Tensor]:
+        return iter(indices.split(n))
+
     def gather(self, indices: Iterable[int]) -> Gathered:
         rows = torch.as_tensor(indices)
         return self.images[rows], self.labels[rows], ()
+
+    def draw_labels(self, indices: Tensor, generator: Generator) -> Tensor:
+        return self.labels[indices]
+
+    def masks(self, indices: Iterable[int]) -> None:
+        return None
 
     def require_latent(self, latent: LatentSpec, network: str) -> None:
         if latent != self.latent:
@@ -113,12 +143,19 @@ def load(config: DataConfig, encoders: tuple[str, ...] = ()) -> Dataset:
 
 
 class Batch(NamedTuple):
-    """x0 (b, c, h, w) in model space, labels, the same where some were dropped, features."""
+    """x0 (b, c, h, w) in model space, labels, the same where some were dropped, features.
+
+    ``mask`` (b, 1, h, w) says how much each cell counts, None that all count alike; ``refs`` are
+    the references that come with the data. ``items`` are the indices of it all.
+    """
 
     x0: Tensor
     labels: Tensor
     cond: Tensor
     features: tuple[Tensor, ...]
+    mask: Tensor | None = None
+    refs: References = ()
+    items: Tensor | None = None
 
 
 def generator(seed: int, step: int, purpose: str) -> Generator:
@@ -132,12 +169,38 @@ def batch(
 ) -> Batch:
     """The global batch of a step, or that ``part`` of it; only these items are read."""
     n = config.batch_size
-    rows = data.draw(n, generator(seed, step, "data"))[part]
+    items = data.draw(n, generator(seed, step, "data"))
+    labels = data.draw_labels(items, generator(seed, step, "labels"))[part]
     dropped = torch.rand(n, generator=generator(seed, step, "dropout")) < config.label_dropout
-    latents, labels, features = data.gather(rows)
+    latents, _, features = data.gather(items[part])
     return Batch(
         x0=data.latent.to_model(latents),
         labels=labels,
         cond=torch.where(dropped[part], data.num_classes, labels),
         features=features,
+        mask=data.masks(items[part]),
+        items=items[part],
     )
+
+
+def with_companions(
+    batch: Batch, data: LatentCache, n: int, wanted: Tensor, seed: int, step: int, first: int
+) -> Batch:
+    """The batch with at most ``n`` references for each row (b,) that ``wanted`` marks.
+
+    Those of its condition and shape, itself among them; where the condition was dropped, any of its
+    shape. Read from the cache, so there is nothing to keep; ``first`` is the place of its first row
+    in the step's whole batch, for a row's references are the same whoever computes it. [our
+    extension of arXiv 2602.05435 to text]
+    """
+    refs = []
+    for row in torch.nonzero(wanted).flatten().tolist():
+        drawn = generator(seed, step, f"references/{first + row}")
+        item, cond = int(batch.items[row]), int(batch.cond[row])
+        if cond == data.num_classes:
+            chosen = data.pool(item, n, drawn)
+        else:
+            chosen = data.companions(item, n, drawn, cond)
+        if len(chosen) > 1:
+            refs.append((torch.tensor([row]), data.latent.to_model(data.gather(chosen)[0])))
+    return batch._replace(refs=refs)

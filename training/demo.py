@@ -72,7 +72,7 @@ def labels() -> Tensor:
 
 def compare(backbone: Backbone, seed: int = 0) -> list[Row]:
     """Sample the same hundred digits each way."""
-    noise = start_noise(backbone, SIZE, CLASSES * EACH, seed)
+    noise = start_noise((1, SIZE, SIZE), CLASSES * EACH, seed)
     sample(backbone, labels(), CLASSES, noise, native_grid(2), GUIDANCE)  # warm up, for the timing
     rows = []
     for name, (sampler, ts) in ways().items():

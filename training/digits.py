@@ -1,12 +1,12 @@
-"""scikit-learn's digits: 1,797 real pictures of 8x8 that every install brings, and their judge."""
+"""scikit-learn's digits: 1,797 real pictures of 8x8 that every install brings, and their judge.
+
+scikit-learn is imported where it is used: training on one's own pictures needs none of it.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from sklearn.svm import SVC
 from torch import Tensor
 
 HELD_OUT = 0.2
@@ -21,6 +21,9 @@ class Split(NamedTuple):
 
 def load() -> tuple[Split, Split]:
     """(training, held out): 1,437 and 360 pictures, the same ones always, classes in proportion."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     data = load_digits()
     images = torch.from_numpy(data.images / 16).float()[:, None]
     labels = torch.from_numpy(data.target).long()
@@ -34,6 +37,8 @@ class Recogniser:
     """A support vector machine that learnt the real training digits, to judge made ones."""
 
     def __init__(self) -> None:
+        from sklearn.svm import SVC
+
         train, held_out = load()
         self._svc = SVC(gamma=0.001).fit(self._features(train.images), train.labels.numpy())
         self.accuracy = self.share(held_out.images, held_out.labels)

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from . import data
+from .backbones.comfy_check import Unfit
 from .config import Config, load
+from .footprint import MOMENTS, tensor_bytes
 from .learner import Learner
 from .loop import train
 from .objective import build_objective
@@ -48,27 +50,34 @@ def dry_run(config: Config) -> None:
     dataset = data.load(config.data, config.align.encoders)
     state = TrainState(config, dataset, processes)
     learner = Learner(config, state, build_objective(config.objective, state.backbone))
-    batch = data.batch(dataset, config.data, config.run.seed, 1, learner.rows)
-    losses, aligned, _ = learner.compute(batch, 1, report=False)
-    size = sum(p.numel() for p in state.model.parameters())
+    losses, aligned, _ = learner.compute(learner.fetch(1), 1, report=False)
+    resting = state.offloaded.tensors() if state.offloaded else []
+    stays = list(state.model.parameters())
+    size = sum(p.numel() for p in (*stays, *resting))
     trained = sum(p.numel() for p in state.trained.values())
     projectors = sum(p.numel() for p in state.parameters) - trained
     # Weights, gradients and two moments of what is trained, and the averages.
-    numbers = size + 3 * trained + 4 * projectors + len(state.averages) * trained
+    held = tensor_bytes(stays) + tensor_bytes(state.trained.values()) + 8 * projectors
+    held += int(MOMENTS[config.optim.optimizer] * (trained + projectors))
+    held += 4 * len(state.averages) * trained
     if processes.sharded:
-        numbers //= processes.count
-    held = 4 * (numbers + (state.bank.items.numel() if state.bank else 0))
+        held //= processes.count
+    held += tensor_bytes([state.bank.items]) if state.bank else 0
     if not processes.is_main:
         return
+    shapes = " or ".join("x".join(map(str, shape)) for shape in dataset.shapes)
     counts = f"{len(dataset.train)} to learn from, {len(dataset.held_out)} held out"
     print(f"data        {config.data.cache or config.data.name}: {counts}, "
-          f"{dataset.num_classes} classes")  # fmt: skip
-    print(f"batch       {config.data.batch_size} x {' x '.join(map(str, dataset.shape))} "
-          f"({dataset.latent.kind}) over {processes.count} processes")  # fmt: skip
-    print(f"network     {size / 1e6:.2f} million parameters on {device}")
+          f"{dataset.num_classes} conditions")  # fmt: skip
+    print(f"batch       {config.data.batch_size} x {shapes} ({dataset.latent.kind}) over "
+          f"{processes.count} processes")  # fmt: skip
+    print(f"network     {size / 1e6:.2f} million parameters on {device}, "
+          f"{trained / 1e6:.2f} million trained")  # fmt: skip
     if projectors:
         print(f"projectors  {projectors / 1e6:.2f} million parameters, dropped after training")
     print(f"memory      {held / 2**20:.0f} MiB held, activations not counted")
+    if resting:
+        print(f"offloaded   {tensor_bytes(resting) / 2**20:.0f} MiB in the computer's memory")
     if device.type == "cuda":
         print(f"peak        {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB on the GPU")
     align = f", alignment {aligned:.4f}" if projectors else ""
@@ -86,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
             dry_run(config)
             return 0
         outcome = train(config, options.resume)
-    except (ValueError, FloatingPointError) as e:
+    except (ValueError, FloatingPointError, Unfit) as e:
         # All processes of a machine come to these alike: one of them says it.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {e}", file=sys.stderr)
@@ -96,7 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except torch.OutOfMemoryError:
         print(
-            "error: the GPU's memory is full: lower data.batch_size, or set run.recompute",
+            "error: the GPU's memory is full: set run.recompute, raise optim.accumulate, lower "
+            "data.batch_size, or with [lora] raise comfy.offload_blocks",
             file=sys.stderr,
         )
         return 2

@@ -19,6 +19,7 @@ from . import checkpoint, data, trackers
 from .charts import write_bins
 from .config import Config
 from .learner import Learner
+from .meanflow import by_interval, one_call_gap
 from .objective import build_objective
 from .optim import lr_at
 from .parallel import Processes
@@ -61,7 +62,10 @@ class _Run:
         for name in config.run.trackers:
             trackers.library(name)  # a missing one is said before the work, not after
         self.dataset = data.load(config.data, config.align.encoders)
-        self.preview = Preview(self.dataset, Path(config.run.vae) if config.run.vae else None)
+        calls = (1, 4) if config.objective.kind == "meanflow" else ()
+        vae = Path(config.run.vae) if config.run.vae else None
+        folder, device = config.comfy.folder, processes.device
+        self.preview = Preview(self.dataset, vae, calls, folder, device)
         self.state = TrainState(config, self.dataset, processes)
         self.learner = Learner(
             config, self.state, build_objective(config.objective, self.state.backbone)
@@ -117,14 +121,13 @@ class _Run:
 
     def _batches(self, stack: ExitStack) -> Iterator[tuple[int, data.Batch]]:
         """The steps that are left with their batches, read while the step before is computed."""
-        config, rows = self.config, self.learner.rows
         pool = ThreadPoolExecutor(1)
         stack.callback(pool.shutdown, cancel_futures=True)
 
         def read(step: int) -> tuple[int, data.Batch]:
-            return step, data.batch(self.dataset, config.data, config.run.seed, step, rows)
+            return step, self.learner.fetch(step)
 
-        left = range(self.state.step + 1, config.optim.steps + 1)
+        left = range(self.state.step + 1, self.config.optim.steps + 1)
         return ahead(pool, read, left, 1)
 
     def _step(self, step: int, batch: data.Batch, asked: bool) -> tuple[dict[str, Any], bool]:
@@ -150,6 +153,7 @@ class _Run:
         record: dict[str, Any] = {"step": step, "loss": losses.mean().item()}
         if state.alignment:
             record["align"] = aligned.item()
+        record |= by_interval(losses, *self.learner.times(step))
         record |= {"grad_norm": None if skipped else norm.item(), "lr": lr_at(step, config.optim)}
         record |= said
         record["samples_per_s"] = round(n / (time.perf_counter() - began), 1)
@@ -166,11 +170,17 @@ class _Run:
         one = processes.sharded
         part = slice(None) if one else slice(processes.index, None, processes.count)
         with self.state.averaged() as backbone:
-            sums, count = validate(backbone, self.dataset, part)
+            rows = self.learner.rows
+            chunk = (rows.stop - rows.start) // self.config.optim.accumulate
+            sums, count = validate(backbone, self.dataset, part, chunk)
+            gap = {}
+            if self.config.objective.kind == "meanflow":
+                gap["val_one_call"] = one_call_gap(backbone, self.dataset)
         shared = torch.cat([sums, torch.tensor([float(count)])]).float().to(processes.device)
         *sums, count = (shared if one else processes.sum(shared)).tolist()
-        losses = [s / count for s in sums]
-        return {"val_loss": sum(losses) / len(losses), "val_loss_bins": losses}
+        losses = [None if math.isnan(s) else s / count for s in sums]
+        known = [x for x in losses if x is not None]
+        return {"val_loss": sum(known) / len(known), "val_loss_bins": losses} | gap
 
     def _show(self, step: int) -> None:
         """Previews and the chart, when they are due."""
@@ -192,18 +202,29 @@ class _Run:
         elif torch.isfinite(losses).all() and torch.isfinite(aligned) and torch.isfinite(norm):
             return
         config = self.config
-        drawn = data.generator(config.run.seed, step, "path")
-        t = self.learner.objective.timesteps(len(losses), drawn)
+        r, t = self.learner.times(step)
         bad = ~torch.isfinite(losses)
-        if bad.any():
-            what, t = "loss", t[bad]
+        if (bad & (r < t)).any():
+            bad &= r < t
+            what = (
+                f"MeanFlow target is not finite, or more than meanflow.limit = "
+                f"{config.meanflow.limit:g} times as long as its velocity,"
+            )
+        elif bad.any():
+            what = "loss is not a finite number"
         else:
+            bad = torch.ones_like(bad)
             what = "gradient" if torch.isfinite(aligned) else "alignment loss"
-        times = ", ".join(f"{x:.4f}" for x in t[:4].tolist()) + (", ..." if len(t) > 4 else "")
+            what += " is not a finite number"
+        times = ", ".join(
+            f"{b:.4f}" + (f" (r = {a:.4f})" if a < b else "")
+            for a, b in zip(r[bad][:4].tolist(), t[bad][:4].tolist(), strict=True)
+        )
+        times += ", ..." if bad.sum() > 4 else ""
         saved = sorted(self.out.glob("weights-*.safetensors"))
         good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing had been saved yet"
         raise FloatingPointError(
-            f"the {what} is not a finite number at step {step}, t = {times}; {good}. "
+            f"the {what} at step {step}, t = {times}; {good}. "
             f"Try a lower optim.lr, a longer optim.warmup or run.precision=fp32"
         )
 

@@ -1,19 +1,20 @@
-"""The objective of a run, and the memory bank that StableVM takes its references from."""
+"""What a run's network should say where, and the memory bank that StableVM's references are in."""
 
 import functools
 import inspect
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from sv_core.bank import MemoryBank
-from sv_core.objective import Objective, References
+from sv_core.objective import Losses, Objective, References
 from sv_core.posterior import effective_size, posterior_weights
 from sv_core.targets import Path, conditional_velocity
 from sv_core.timesteps import TIMESTEPS, within
 
 from .backbones.base import Backbone
-from .config import ObjectiveConfig
+from .config import Config, ObjectiveConfig
 from .data import Batch, Dataset
 from .validate import BINS, bin_of
 
@@ -27,7 +28,9 @@ def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
     Raises ValueError for a parameter that the named timesteps do not have.
     """
     name, params = config.timesteps, config.timestep_params
-    if name == "auto":
+    if name == "auto" and config.kind == "meanflow":
+        name, params = "logit_normal", params or {"mean": -0.4}  # its paper's
+    elif name == "auto":
         name = "uniform" if backbone.shift == 1 else "shifted"
         params = params or ({} if backbone.shift == 1 else {"shift": backbone.shift})
     draw = TIMESTEPS[name]
@@ -45,18 +48,85 @@ def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
     return Objective(timesteps=draw, threshold=config.threshold)
 
 
+class Aim(NamedTuple):
+    """Where a batch's samples are on their paths, and what the network should say there.
+
+    It is asked for the average velocity over [r, t] (b,), which is the velocity where r = t.
+    ``v`` is the velocity that ``target`` (b, ...) was made of, ``weight`` (b,) is the loss's,
+    ``mask`` (b, 1, ...) says which cells count.
+    """
+
+    path: Path
+    cond: Tensor
+    r: Tensor
+    v: Tensor
+    target: Tensor
+    weight: Tensor
+    mask: Tensor | None = None
+
+    def at(self, rows: slice | Tensor) -> "Aim":
+        """Some of the samples."""
+        path, *rest = self
+        return Aim(Path(*(x[rows] for x in path)), *(x if x is None else x[rows] for x in rest))
+
+
+class Criterion(Protocol):
+    """What a kind of objective computes in a step; everything else is the same for all."""
+
+    def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """r <= t, each (n,), of a whole batch: what ``aim`` draws first."""
+
+    def aim(
+        self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
+    ) -> tuple[Aim, dict[str, Any]]:
+        """For a batch that is those ``rows`` of the step's; with a report when it is asked for."""
+
+    def losses(self, backbone: Backbone, aim: Aim) -> Losses:
+        """With a graph, from one part of the batch."""
+
+
+class Velocity:
+    """Flow matching and StableVM: the velocity itself."""
+
+    def __init__(self, config: Config, objective: Objective):
+        self.n, self.objective = config.data.batch_size, objective
+
+    def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        t = self.objective.timesteps(n, generator)
+        return t, t
+
+    def aim(
+        self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
+    ) -> tuple[Aim, dict[str, Any]]:
+        path = self.objective.path(batch.x0, generator, rows, self.n)
+        v = self.objective.target(path, refs)
+        said = {"stable": describe(self.objective, path, refs, v)} if report and refs else {}
+        cond = batch.cond.to(path.t.device)
+        return Aim(path, cond, path.t, v, v, torch.ones_like(path.t), batch.mask), said
+
+    def losses(self, backbone: Backbone, aim: Aim) -> Losses:
+        def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+            return backbone.velocity(x_t, t, aim.cond).float()
+
+        return self.objective.losses(velocity, aim.path, aim.target, aim.mask)
+
+
+def needs_references(config: Config) -> bool:
+    """Whether velocities are averaged over a bank of references."""
+    kind = config.objective.kind
+    return kind == "stablevm" or (kind == "meanflow" and config.meanflow.velocity == "stable")
+
+
 def build_bank(
     config: ObjectiveConfig, data: Dataset, device: torch.device | str, batch: int
-) -> MemoryBank | None:
-    """One ring per class and a last one, the pool of all, for dropped labels; none for cfm.
+) -> MemoryBank:
+    """One ring per class and a last one, the pool of all, for dropped labels.
 
     With several processes each has its own, of its own share of every batch, ``batch`` samples a
     step. These are independent draws of the data like any others, so the target stays unbiased;
     what one process knows, the others do without. Raises ValueError for a bank that a step's
     samples could overflow.
     """
-    if config.kind == "cfm":
-        return None
     if config.bank < batch:
         raise ValueError(
             f"objective.bank is {config.bank}, less than the {batch} samples of a step in one "

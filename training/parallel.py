@@ -7,7 +7,7 @@ optimiser are spread as well (FSDP). On several machines run.out must be a folde
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -57,15 +57,23 @@ class Processes:
         each = n // self.count
         return slice(self.index * each, (self.index + 1) * each)
 
-    def spread(self, model: nn.Module, blocks: Iterable[nn.Module] = ()) -> None:
-        """Where asked for, keep only a share of the weights here, of each block and of the rest."""
+    def spread(
+        self,
+        model: nn.Module,
+        blocks: Iterable[nn.Module] = (),
+        kept: Collection[nn.Parameter] = (),
+    ) -> None:
+        """Where asked for, keep only a share of the weights here, of each block and of the rest.
+
+        Those in ``kept`` stay whole.
+        """
         if self.sharded:
             # It warns of in-place changes of what a network returns; nothing here makes any.
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
             mesh = init_device_mesh(self.device.type, (self.count,))
             for module in (*blocks, model):
                 # Also the outermost: what a pass without gradients gathered would stay as it was.
-                fully_shard(module, mesh=mesh, reshard_after_forward=True)
+                fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept))
 
     def prepare(self, *parts: Any) -> list[Any]:
         """Modules and the optimiser, as the loop uses them."""
@@ -94,6 +102,11 @@ class Processes:
     def sum(self, x: Tensor) -> Tensor:
         """Over all processes, on each."""
         return self.accelerator.reduce(x, "sum") if self.count > 1 else x
+
+    def largest(self, n: int) -> int:
+        """Of the numbers that the processes have."""
+        counts = self.accelerator.gather(torch.tensor([n], device=self.device))
+        return int(counts.max())
 
     def wait(self) -> None:
         """For all the others to come here, too."""

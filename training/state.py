@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sv_core.bank import MemoryBank
@@ -14,13 +15,15 @@ from sv_core.bank import MemoryBank
 from . import checkpoint
 from .align import Alignment, build_alignment
 from .backbones.base import Backbone
-from .backbones import build
+from .backbones.choice import build
 from .config import Config, LoraConfig, dump, load
 from .data import Dataset
-from .lora import inject, state_dict
-from .objective import build_bank
+from .lora import inject, load_state_dict, state_dict, unspreadable
+from .objective import build_bank, needs_references
+from .offload import Offloaded, offload
 from .optim import build_averages, build_optimizer, lent
 from .parallel import Processes, load_optimizer, load_tensors, whole
+from .rounding import step_in_float32
 
 CONFIG = "config.toml"
 FORMAT = 2
@@ -32,29 +35,51 @@ class TrainState:
 
     def __init__(self, config: Config, dataset: Dataset, processes: Processes):
         device, seed = processes.device, config.run.seed
-        self.identity, self.null = dataset.identity, dataset.num_classes
+        self.dataset, self.null = dataset, dataset.num_classes
         self.processes = processes
-        self.backbone: Backbone = build(config, dataset, device)
+        self.backbone: Backbone = build(config, dataset, processes)
         self.lora = config.lora.rank is not None
         self.alignment: Alignment | None = build_alignment(
             config.align, self.backbone, dataset, seed
         )
         if self.lora:
             _inject(config.lora, self.backbone.model, seed)
+        elif not any(p.requires_grad for p in self.backbone.model.parameters()):
+            raise ValueError(
+                f"{config.comfy.checkpoint} keeps its weights in 8 bits, too few for training "
+                f"them: set lora.rank, such as 16, or comfy.dtype = bf16"
+            )
+        self.offloaded: Offloaded | None = None
+        if config.comfy.offload_blocks:
+            self.offloaded = offload(
+                list(self.backbone.blocks),
+                config.comfy.offload_blocks,
+                device,
+                recompute=config.run.recompute,
+            )
         self.model: nn.Module = self.backbone.model.to(device).train()
         self.projectors: nn.Module | None = None
         if self.alignment is not None:
             self.projectors = self.alignment.projectors.to(device)
             processes.spread(self.projectors)
-        processes.spread(self.model, self.backbone.blocks)
+        processes.spread(self.model, self.backbone.blocks, unspreadable(self.model))
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         """The network's own; projectors are trained as well, but not averaged nor shipped."""
         own = list(self.trained.values())
         self.parameters = own + (list(self.projectors.parameters()) if self.projectors else [])
         self.optimizer = build_optimizer(self.parameters, config.optim)
+        if any(p.dtype == torch.float16 for p in own):
+            raise ValueError(
+                f"{config.comfy.checkpoint} keeps its weights in fp16, in which gradients underflow: "
+                f"set comfy.dtype = bf16 or fp32, or lora.rank to train a LoRA on it"
+            )
+        if any(p.dtype == torch.bfloat16 for p in own):
+            step_in_float32(self.optimizer, seed)
         self.averages = build_averages(own, config.optim, self.optimizer)
         share = config.data.batch_size // processes.count
-        self.bank: MemoryBank | None = build_bank(config.objective, dataset, device, share)
+        self.bank: MemoryBank | None = None
+        if needs_references(config) and dataset.text is None:  # text comes with its references
+            self.bank = build_bank(config.objective, dataset, device, share)
         self.step = 0
 
     @property
@@ -63,9 +88,13 @@ class TrainState:
 
     @contextmanager
     def averaged(self, number: int = 0) -> Iterator[Backbone]:
-        """The backbone with averaged weights: what is validated, previewed and shipped."""
+        """The backbone with averaged weights: what is validated, previewed and shipped.
+
+        Without averages, with the trained ones.
+        """
         training = self.model.training
-        with lent(list(self.trained.values()), self.averages[number].tensors):
+        values = self.averages[number].tensors if self.averages else []
+        with lent(list(self.trained.values()) if self.averages else [], values):
             self.model.eval()
             try:
                 yield self.backbone
@@ -80,7 +109,7 @@ class TrainState:
             "format": FORMAT,
             "step": self.step,
             "processes": self.processes.count,
-            "data": self.identity,
+            "data": self.dataset.identity,
             "model": whole({name: p.detach() for name, p in self.trained.items()}),
             "averages": whole(averages),
             "projectors": whole(self.projectors.state_dict()) if self.projectors else {},
@@ -106,6 +135,8 @@ class TrainState:
 def _inject(config: LoraConfig, network: nn.Module, seed: int) -> None:
     ranks = {pattern: int(rank) for pattern, rank in config.ranks.items()}
     inject(network, config.rank, config.alpha, config.targets or None, config.dropout, ranks, seed)
+    if config.checkpoint is not None:
+        load_state_dict(network, checkpoint.read_weights(Path(config.checkpoint))[0])
 
 
 def open_run(config: Config, state: TrainState, resume: bool) -> None:
@@ -183,7 +214,7 @@ def _save_weights(config: Config, state: TrainState) -> None:
     commit = checkpoint.git_hash()
     if commit:
         metadata["git"] = commit
-    for number in range(len(state.averages)):
+    for number in range(max(1, len(state.averages))):
         decay = config.optim.ema[number] if number else None
         with state.averaged(number) as backbone:
             tensors = whole(state_dict(state.model) if state.lora else backbone.weights())
@@ -194,10 +225,15 @@ def _save_weights(config: Config, state: TrainState) -> None:
 
 def _check_resumable(now: Config, before: Config) -> None:
     """What defines a run must be what it was; how long it runs and reports may change."""
-    sections = [(n, getattr(before, n), getattr(now, n)) for n in ("model", "lora", "objective", "align")]
-    # The checkpoint and ComfyUI may have moved, too.
-    kept = {"checkpoint": before.comfy.checkpoint, "folder": before.comfy.folder}
-    sections.append(("comfy", before.comfy, replace(now.comfy, **kept)))
+    sections = [
+        (n, getattr(before, n), getattr(now, n))
+        for n in ("model", "lora", "objective", "meanflow", "align")
+    ]
+    # The checkpoint and ComfyUI may have moved, too; where frozen weights wait changes nothing.
+    free = {
+        name: getattr(before.comfy, name) for name in ("checkpoint", "folder", "offload_blocks")
+    }
+    sections.append(("comfy", before.comfy, replace(now.comfy, **free)))
     # A cache may have moved; whether it is the same is for its identity to say.
     moved = replace(now.data, cache=before.data.cache) if now.data.cache else now.data
     sections.append(("data", before.data, moved))
@@ -223,7 +259,7 @@ def _check_saved(config: Config, state: TrainState, saved: dict[str, Any]) -> No
             f"the run in {out} is at step {saved['step']}, past optim.steps = "
             f"{config.optim.steps}: raise optim.steps, or choose another run.out"
         )
-    was, now = saved["data"], state.identity
+    was, now = saved["data"], state.dataset.identity
     other = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)]
     if other:
         raise ValueError(

@@ -1,5 +1,7 @@
 """The loss on held-out data at fixed times and fixed noise: comparable between steps and runs."""
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -19,7 +21,7 @@ def bin_of(t: Tensor) -> Tensor:
     return (t * BINS).long().clamp_max(BINS - 1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(
     backbone: Backbone, data: Dataset, part: slice = slice(None), chunk: int = 64
 ) -> tuple[Tensor, int]:
@@ -28,18 +30,23 @@ def validate(
     Each error is a mean over elements. Always the conditional target, whatever the run is trained
     on: the same yardstick for all. Its least value is not 0 but the variance of that target. A
     picture's noise is drawn from its own place among ``held_out``, so that a ``part`` of them adds
-    up with the others, and at most ``chunk`` pictures are read at a time.
+    up with the others, and at most ``chunk`` pictures are read at a time. Times outside the
+    network's span are not a number.
     """
     device = next(backbone.model.parameters()).device
     places = torch.arange(len(data.held_out))[part]
-    sums = torch.zeros(BINS, dtype=torch.float64)
-    for rows in places.split(chunk):
-        latents, labels, _ = data.gather(data.held_out[rows])
+    low, high = backbone.span
+    sums = torch.where((low <= TIMES) & (high >= TIMES), 0.0, math.nan).double()
+    for items in data.by_shape(data.held_out[places], chunk):
+        rows = torch.searchsorted(data.held_out, items)
+        latents, labels, _ = data.gather(items)
         x0 = data.latent.to_model(latents)
         eps = torch.stack(
             [torch.randn(x0.shape[1:], generator=Generator().manual_seed(i)) for i in rows.tolist()]
         )
         for i, time in enumerate(TIMES):
+            if not low <= time <= high:
+                continue
             t = time.expand(len(x0))
             path = Path(x0, eps, LINEAR.x_t(x0, eps, t), t)
             v = backbone.velocity(path.x_t.to(device), t.to(device), labels.to(device)).cpu()

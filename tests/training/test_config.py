@@ -38,7 +38,7 @@ def write(tmp_path):
         ("optim.lr=nan", r"optim\.lr must be at least 0, got nan"),
         ("optim.clip=0", r"optim\.clip = 0 would erase"),
         ("optim.ema=1", r"optim\.ema must be a share"),
-        ("objective.kind=magic", r"unknown objective\.kind 'magic' \(have: cfm, stablevm\)"),
+        ("objective.kind=magic", r"unknown objective\.kind 'magic' \(have: cfm, stablevm, m"),
         ("objective.timesteps=x", r"have: auto, uniform, logit_normal, shifted"),
         ("objective.timestep_params=3", r"objective\.timestep_params must be a table"),
         ("data.label_dropout=1.2", r"data\.label_dropout must be a share"),
@@ -46,7 +46,6 @@ def write(tmp_path):
         ("run.trackers=['x']", r"unknown run\.trackers 'x' \(have: tensorboard, wandb\)"),
         ("optim.ema=[0.9, 1.0]", r"optim\.ema must be a share"),
         ("optim.ema=[0.9, 0.9]", r"optim\.ema names 0\.9 twice"),
-        ("optim.ema=[]", r"one decay at least"),
         ("optim.optimizer=schedule_free", r"optim\.schedule = cosine makes no sense.*constant"),
         ("align.encoders=dinov2-base", r"needs features, which only a cache has"),
         ("align.split=1", r"align\.split must be a share"),
@@ -157,4 +156,4 @@ def test_a_dry_run_writes_nothing(capsys, tmp_path):
     small = ["model.hidden_size=16", "model.num_heads=2", "model.depth=1"]
     settings = [part for s in [f"run.out={out}", *small] for part in ("--set", s)]
     assert main([str(DIGITS), "--dry-run", *settings]) == 0
-    assert "64 x 1 x 8 x 8" in capsys.readouterr().out and not out.exists()
+    assert "64 x 1x8x8" in capsys.readouterr().out and not out.exists()

@@ -89,7 +89,7 @@ def test_what_a_person_should_know_is_said(aligned, charts, tmp_path, capsys):
     file.write_text(dump(config))
     assert main([str(file), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "6 to learn from, 0 held out, 2 classes" in said
+    assert "6 to learn from, 0 held out, 2 conditions" in said
     assert "(such as 'cat') has one picture" in said
     assert main([str(file)]) == 0
     assert "one picture and no mirror image" in capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_a_dry_run_shows_the_alignment(aligned, tmp_path, capsys):
     assert main([str(file), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "dropped after training" in said and "alignment" in said
-    assert "8 x 1 x 8 x 8 (pixels) over 1 processes" in said
+    assert "8 x 1x8x8 (pixels) over 1 processes" in said
 
 
 def test_a_checkpoint_for_other_latents_is_refused(tiny, cache, tmp_path):
