@@ -36,17 +36,17 @@ def offload(
     """
     if not 1 <= n <= len(blocks):
         raise ValueError(
-            f"run.offload_blocks = {n}: this network has {len(blocks)} blocks, use 0 to "
+            f"comfy.offload_blocks = {n}: this network has {len(blocks)} blocks, use 0 to "
             f"{len(blocks)}"
         )
     if not recompute:
         raise ValueError(
-            "run.offload_blocks needs run.recompute = true: without it the backward pass keeps "
+            "comfy.offload_blocks needs run.recompute = true: without it the backward pass keeps "
             "all the weights on the device"
         )
     if not any(not p.requires_grad for block in blocks[-n:] for p in block.parameters()):
         raise ValueError(
-            "run.offload_blocks moves frozen weights, and this run trains all of them: use it "
+            "comfy.offload_blocks moves frozen weights, and this run trains all of them: use it "
             "with a LoRA"
         )
     return Offloaded(blocks[-n:], torch.device(device), copy)

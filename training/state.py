@@ -70,8 +70,8 @@ class TrainState:
         self.optimizer = build_optimizer(self.parameters, config.optim)
         if any(p.dtype == torch.float16 for p in own):
             raise ValueError(
-                f"{config.comfy.checkpoint} keeps its weights in fp16, in which gradients underflow: "
-                f"set comfy.dtype = bf16 or fp32, or lora.rank to train a LoRA on it"
+                f"{config.comfy.checkpoint} keeps its weights in fp16, in which gradients "
+                f"underflow: set comfy.dtype = bf16 or fp32"
             )
         if any(p.dtype == torch.bfloat16 for p in own):
             step_in_float32(self.optimizer, seed)

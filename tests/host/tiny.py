@@ -32,6 +32,7 @@ FILES = {  # path under models/ -> seed, gain of the last layer (measured)
     "vae/qwen_image_vae.safetensors": (7, 0.6),
     "vae/wan_2.1_vae.safetensors": (7, 0.6),
     "vae/wan2.2_vae.safetensors": (7, 0.6),
+    "loras/my_first_lora.safetensors": (8, 1.0),  # for Flux
 }
 LAST = ("final_layer.linear.", "proj_out.", "head.head.", "taesd_decoder.19.")
 SMALL = {"width": 128, "height": 128, "length": 5, "megapixels": 0.02}
@@ -133,9 +134,20 @@ def autoencoder(channels: int, seed: int, gain: float) -> dict[str, torch.Tensor
     return result
 
 
+def lora(seed: int, gain: float) -> dict[str, torch.Tensor]:
+    """An addition to one layer of the tiny Flux, of about that layer's own size."""
+    width, rank = FLUX["hidden_size"], 4
+    layer = "diffusion_model.double_blocks.0.img_attn.qkv"
+    shapes = {"lora_A": (rank, width), "lora_B": (3 * width, rank)}
+    names = {f"{layer}.{name}.weight": torch.empty(shape) for name, shape in shapes.items()}
+    return {name: fill(name, like, seed, gain) for name, like in names.items()}
+
+
 def build(path: str, seed: int, gain: float) -> dict[str, torch.Tensor]:
     """The tensors of one file of FILES."""
     name = Path(path).name
+    if path.startswith("loras/"):
+        return lora(seed, gain)
     if path.startswith("checkpoints/"):
         model = diffusion_model(SD35, seed, gain)
         vae = autoencoder(16, *FILES["vae/ae.safetensors"])

@@ -37,6 +37,8 @@ def load(
     """
     file, part = read(path, host)
     base = _build(file, part, host, dtype)
+    if base.manual_cast_dtype == torch.float16:  # in which gradients underflow
+        base.manual_cast_dtype = torch.bfloat16
     family = FAMILIES.get(type(base).__name__)
     if family is None:
         titles = sorted({f.title for f in FAMILIES.values()})

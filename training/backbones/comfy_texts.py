@@ -25,8 +25,15 @@ def grouped(texts: Texts, numbers: Sequence[int]) -> list[tuple[list[int], dict[
     """Rows whose texts have the same shapes, with these texts stacked: (b, L, D).
 
     So no text is padded: ComfyUI pads by repetition, and not every version masks what it added.
+    Numbers come as float32, for autocast on a CPU knows no stacking of float16.
     """
-    entries = {k: texts[k] for k in set(numbers)}
+    entries = {
+        k: {
+            n: x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
+            for n, x in texts[k].items()
+        }
+        for k in set(numbers)
+    }
     alike: dict[Any, list[int]] = {}
     for row, k in enumerate(numbers):
         shapes = tuple(sorted((name, tuple(x.shape)) for name, x in entries[k].items()))
