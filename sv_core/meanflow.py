@@ -77,6 +77,9 @@ def available_derivative(
         return difference_derivative(u, x, r, t, dx, dt)
 
 
+CAP = 0.5
+"""The largest beta that ``auto`` takes: images do worse beyond it. [arXiv 2605.09235, FID]"""
+
 DERIVATIVES: dict[str, Derivative] = {
     "exact": exact_derivative,
     "difference": difference_derivative,

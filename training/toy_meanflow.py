@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from sv_core.bank import MemoryBank
 from sv_core.interpolant import LINEAR
-from sv_core.meanflow import control_coefficient, mean_velocity_target, sample_meanflow
+from sv_core.meanflow import CAP, control_coefficient, mean_velocity_target, sample_meanflow
 from sv_core.objective import Objective
 from sv_core.targets import Path
 from sv_core.timesteps import time_pairs, uniform
@@ -28,8 +28,6 @@ from .toy_models import Parameters, initial, mean_and_error, network
 from .toy_sets import SETS, Draw, sliced_wasserstein
 
 POINTS = 4096
-CAP = 0.5
-"""The largest beta that ``auto`` takes: images do worse beyond it. [arXiv 2605.09235, FID]"""
 
 
 @dataclass(frozen=True)
