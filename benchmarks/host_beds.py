@@ -4,6 +4,7 @@
 import logging
 import os
 import sys
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,15 @@ import torch
 
 import nodes
 from benchmarks import flows
+from benchmarks.sampler_methods import FAMILIES
 
 torch.set_num_threads(1)
 STEPS, SEED = 30, 7
 assert asyncio.run(nodes.load_custom_node(str(ROOT)))
 PACK = str(ROOT).replace(".", "_x_")
-host, host_model, forecast, recording, sampling = (
+host, host_model, forecast, calibrate, sampling = (
     import_module(f".nodes.{name}", PACK)
-    for name in ("host", "host_model", "forecast", "recording", "sampling")
+    for name in ("host", "host_model", "forecast", "calibrate", "sampling")
 )
 latent, sit, schedules = (
     import_module(f".sv_core.{name}", PACK) for name in ("latent", "models.sit", "schedules")
@@ -77,7 +79,11 @@ class Exact(torch.nn.Module):
 
 
 class Bed:
-    """One host model, its noise and its conditioning."""
+    """One host model, its noise and its conditioning; on the host's ``simple`` grid at shift 3."""
+
+    rule = "flow_match"
+    easy_cache = (0.05, 0.15, 0.3), 30
+    """Where EasyCache may start, and how many thresholds are tried for each."""
 
     def __init__(self, name: str, patcher: Any, shape: tuple, cfg: float, classes: list[int]):
         self.name, self.patcher, self.shape, self.cfg = name, patcher, shape, cfg
@@ -91,6 +97,15 @@ class Bed:
 
     def grid(self, steps: int) -> torch.Tensor:
         return host.host_grid(self.patcher, "simple", steps, 1.0)
+
+    def on(self, family: str) -> "Bed":
+        """The same model and noise on a family's own schedule; ``truth`` is the same."""
+        bed = copy(self)
+        grid, bed.rule = FAMILIES[family]
+        bed.grid, bed.easy_cache = (lambda steps: grid(steps).float()), ((0.15,), 10)
+        bed.native = bed.grid(STEPS)
+        bed.base, _ = bed.run(comfy.samplers.sampler_object("euler"), bed.native)
+        return bed
 
     def run(self, sampler: Any, sigmas: torch.Tensor, patcher: Any = None, seed: int = SEED):
         """(samples, calls of the network)."""

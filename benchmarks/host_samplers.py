@@ -2,16 +2,18 @@
 
     python dev.py bench host_samplers [CHECKPOINT]
 
-Runs in the interpreter of the ComfyUI that dev.py finds (COMFYUI_PATH names another) and prints
+Runs in the interpreter of every ComfyUI that dev.py finds (COMFYUI_PATH names others) and prints
 Markdown tables. CHECKPOINT is the digits model, out/demo/digits_sit.safetensors unless given.
 
 Models: that trained SiT with guidance 2, and two flows of exact velocity (benchmarks/flows.py),
-as host models with the host's own ``simple`` grid at shift 3. Calls are counted at the network.
+as host models with the host's own ``simple`` grid at shift 3, and then with the schedules of the
+four families, averaged over the models. Calls are counted at the network.
 E30 is the host's ``euler`` with 30 steps from the same noise, ODE the converged solution. dB as in
 benchmarks/samplers.py: -20 log10(RMSE / std), mean over samples.
 
 - EasyCache: the host's node on ``euler`` and 30 steps. Of 30 thresholds and three starts the one
-  whose result is nearest to E30 with at most so many calls: more than a user could choose. It
+  whose result is nearest to E30 with at most so many calls: more than a user could choose (on the
+  families' schedules one start, 0.15, and ten thresholds). It
   judges by every eighth pixel, of the 8 x 8 digits by one.
 - OptimalSteps: the host's grids, which were searched for FLUX and Wan, not for these models.
 """
@@ -32,14 +34,19 @@ def main() -> int:
     demo = ROOT / "out/demo/digits_sit.safetensors"
     parser.add_argument("checkpoint", nargs="?", type=Path, default=demo)
     checkpoint = parser.parse_args().checkpoint
-    comfy = dev.find_comfy()
-    if comfy is None:
+    hosts = dev.find_all_comfy()
+    if not hosts:
         parser.error("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
     if not checkpoint.is_file():
         parser.error(f"{checkpoint} is not there: run python dev.py demo, or name a checkpoint")
     inside = Path(__file__).with_name("host_methods.py")
-    command = [dev.comfy_python(comfy), inside, ROOT, checkpoint.resolve()]
-    return subprocess.run(command, cwd=comfy, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for comfy in hosts:
+        command = [dev.comfy_python(comfy), inside, ROOT, checkpoint.resolve()]
+        done = subprocess.run(command, cwd=comfy, env=environment)
+        if done.returncode:
+            return done.returncode
+    return 0
 
 
 if __name__ == "__main__":

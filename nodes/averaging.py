@@ -91,14 +91,7 @@ def attach(model: Any, embedder: IntervalEmbedder, family: str) -> Any:
             "an interval embedder goes behind Flux, SD3.5, Qwen-Image or Wan, this model is "
             f"{type(model.model).__name__}: a SiT's own file holds its embedder already"
         )
-    if family != found:
-        raise ValueError(f"this interval embedder is for {family}, the model is {found}")
-    part = getattr(model.model.diffusion_model, interval.TIME_EMBEDDINGS[family])
-    if interval.width(part) != interval.width(embedder):
-        raise ValueError(
-            f"this interval embedder is {interval.width(embedder)} wide, the model "
-            f"{interval.width(part)}: it was trained for another size of {family}"
-        )
+    interval.require_fit(embedder, family, model.model.diffusion_model, found)
     model = model.clone()
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _tell(embedder, family))

@@ -12,7 +12,7 @@ from . import host
 from .calibration import FOLDER, Calibration, file_name, folder, load, names, save, write_nodes
 from .drift_plot import plot_drift
 from .forecast import require_grid
-from .recording import FEWEST, MOST, calibration_from, record_runs
+from .recording import FEWEST, MOST, RecordedRuns, calibration_from, find_nodes
 
 STEPS = 8, 100
 """The grids that can be calibrated: with fewer steps there is nothing to leave out."""
@@ -53,6 +53,15 @@ def require_steps(sigmas: Tensor, calls: int) -> None:
         )
 
 
+def calibrate(
+    guider: Any, latent: dict, sigmas: Tensor, runs: int, seed: int, calls: int
+) -> Calibration:
+    """Record, rehearse and check. Costs runs x (steps + up to CHECKS x calls) model calls."""
+    recorded = RecordedRuns(guider, latent, sigmas, runs, seed, calls)
+    nodes = find_nodes(recorded, sigmas, calls)
+    return calibration_from(recorded.gram(), nodes, guider.model_patcher, sigmas, runs, seed, calls)
+
+
 def describe(found: Calibration, calls: int, file: str) -> str:
     """The calibration in words."""
     steps = len(found.sigmas) - 1
@@ -63,7 +72,7 @@ def describe(found: Calibration, calls: int, file: str) -> str:
         [
             f"{calls} of {steps} calls: {write_nodes(found.nodes[calls])}",
             f"recorded along {found.runs} runs of {found.model}; lists for {min(found.nodes)} to "
-            f"{max(found.nodes)} calls",
+            f"{max(found.nodes)} calls, the one for {found.checked} checked in runs of the model",
             plateau,
             f"saved as {FOLDER}/{file} in ComfyUI's output folder",
         ]
@@ -202,12 +211,10 @@ class StableVSCalibrate(io.ComfyNode):
     ) -> io.NodeOutput:
         guider = make_guider(guider, model, positive, negative, cfg)
         require_steps(sigmas, calls)
-        patcher = guider.model_patcher
-        host.require_linear_flow(patcher.get_model_object("model_sampling"))
+        host.require_linear_flow(guider.model_patcher.get_model_object("model_sampling"))
         if name:
             file_name(name)  # before the runs
-        gram = record_runs(guider, latent, sigmas, runs, first_seed)
-        found = calibration_from(gram, patcher, sigmas, runs, first_seed)
+        found = calibrate(guider, latent, sigmas, runs, first_seed, calls)
         file = save(found, name)
         plot, report = plot_drift(found, calls)[None], describe(found, calls, file)
         return io.NodeOutput(found, plot, report, ui=ui.PreviewImage(plot, cls=cls))

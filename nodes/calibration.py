@@ -65,6 +65,8 @@ class Calibration:
     """Where the drift leaves its plateau towards noise, if it does."""
     runs: int
     seed: int
+    checked: int
+    """The number of calls whose list was checked in runs of the model."""
 
     @property
     def default_name(self) -> str:

@@ -1,6 +1,6 @@
-"""Ordinary runs of a model, recorded for a calibration."""
+"""Runs of a model, recorded for a calibration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from ..sv_core import sampling
-from ..sv_core.regimes import Recorder, calibrate, drift, suggest_split
+from ..sv_core.regimes import Recorder, drift, suggest_split
+from ..sv_core.rehearsal import CHECKS, rehearse
 from . import host
-from .calibration import Calibration, fingerprint
+from .calibration import Calibration, Nodes, fingerprint
+from .forecast import Progress
 
 FEWEST, MOST = 6, 20
 """Numbers of calls for which a calibration holds a list."""
 
 
 @torch.no_grad()
-def record_euler(
+def record(
     model: Callable,
     x: Tensor,
     sigmas: Tensor,
@@ -30,62 +32,105 @@ def record_euler(
     callback: Callable[[dict], None] | None = None,
     disable: bool | None = None,
     recorder: Recorder | None = None,
+    nodes: Sequence[int] = (),
 ) -> Tensor:
-    """The host's ``euler``, recorded: a sampler function of the host."""
+    """A sampler function: the host's ``euler``, or its forecast with calls at ``nodes``."""
     host.require_linear_flow(host.sampling_of(model))
     report = host.step_report(callback, 0)
 
     def after_call(k: int, x: Tensor, v: Tensor, t: Tensor) -> None:
-        report(k, x, v, t)
+        report(len(recorder.nodes), x, v, t)
         recorder(k, x, v, t)
 
     velocity = host.velocity_from_denoiser(model, extra_args or {})
-    return sampling.sample_euler(velocity, x, sigmas, callback=after_call)
+    nodes = nodes or range(len(sigmas) - 1)
+    return sampling.sample_forecast(velocity, x, sigmas, nodes=nodes, callback=after_call)
 
 
-def record_runs(guider: Any, latent: dict, sigmas: Tensor, runs: int, seed: int) -> np.ndarray:
-    """Inner products (n, n), summed over runs, one after the other, of seeds that count on."""
-    patcher, steps = guider.model_patcher, len(sigmas) - 1
-    start = host.known(
-        comfy.sample.fix_empty_latent_channels,
-        patcher,
-        latent["samples"],
-        downscale_ratio_spacial=latent.get("downscale_ratio_spacial"),
-        downscale_ratio_temporal=latent.get("downscale_ratio_temporal"),
+class RecordedRuns:
+    """Ordinary runs of a guider, one after the other, of seeds that count on.
+
+    ``check`` runs forecasts of the same noise; the bar has room for ``CHECKS`` of ``calls`` each.
+    All velocities stay in main memory until the last check: for 4 runs, 30 steps and 10 calls of a
+    16 x 128 x 128 latent at most 150 MB.
+    """
+
+    def __init__(
+        self, guider: Any, latent: dict, sigmas: Tensor, runs: int, seed: int, calls: int = 0
+    ):
+        self._guider, self._latent, self._sigmas, self._seed = guider, latent, sigmas, seed
+        patcher, steps = guider.model_patcher, len(sigmas) - 1
+        self._start = host.known(
+            comfy.sample.fix_empty_latent_channels,
+            patcher,
+            latent["samples"],
+            downscale_ratio_spacial=latent.get("downscale_ratio_spacial"),
+            downscale_ratio_temporal=latent.get("downscale_ratio_temporal"),
+        )
+        self._calls = runs * (steps + CHECKS * calls)
+        self._progress = Progress(latent_preview.prepare_callback(patcher, self._calls))
+        self.recorders = [Recorder(sigmas) for _ in range(runs)]
+        self._run_all()
+
+    def check(self, nodes: Sequence[int]) -> None:
+        """A forecast with calls at ``nodes`` from every recorded noise. Raises as the runs do."""
+        self._run_all(nodes)
+
+    def gram(self) -> np.ndarray:
+        """Inner products (n, n) of the ordinary runs, summed."""
+        steps = len(self._sigmas) - 1
+        return sum(recorder.gram()[:steps, :steps] for recorder in self.recorders)
+
+    def finish(self) -> None:
+        """Fill the bar: fewer checks may have been enough."""
+        self._progress.finish()
+
+    def _run_all(self, nodes: Sequence[int] = ()) -> None:
+        for run, recorder in enumerate(self.recorders):
+            before = sum(len(r.nodes) for r in self.recorders) - len(recorder.nodes)
+
+            def shown(i: int, denoised: Tensor, x: Tensor, total: int, before: int = before):
+                self._progress(before + i, denoised, x, self._calls)
+
+            seed = self._seed + run
+            self._guider.sample(
+                comfy.sample.prepare_noise(self._start, seed, self._latent.get("batch_index")),
+                self._start,
+                comfy.samplers.KSAMPLER(record, {"recorder": recorder, "nodes": nodes}),
+                self._sigmas,
+                denoise_mask=self._latent.get("noise_mask"),
+                callback=shown,
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seed,
+            )
+            if not np.isfinite(recorder.grams()).all():
+                raise ValueError(
+                    "a recorded run diverged (its velocities are not numbers): check model, "
+                    "guidance and SIGMAS with an ordinary run first"
+                )
+
+
+def find_nodes(recorded: RecordedRuns, sigmas: Tensor, calls: int) -> dict[int, Nodes]:
+    """Lists for every number of calls; the one for ``calls`` is checked in runs of the model."""
+    rehearsal, checked = rehearse(
+        recorded.recorders, sigmas.double().tolist(), calls, recorded.check
     )
-    show = latent_preview.prepare_callback(patcher, runs * steps)
-    gram = np.zeros((steps, steps))
-    for run in range(runs):
-        recorder = Recorder(sigmas)
-
-        def shown(i: int, denoised: Tensor, x: Tensor, total: int, before: int = run * steps):
-            show(before + i, denoised, x, runs * steps)
-
-        guider.sample(
-            comfy.sample.prepare_noise(start, seed + run, latent.get("batch_index")),
-            start,
-            comfy.samplers.KSAMPLER(record_euler, {"recorder": recorder}),
-            sigmas,
-            denoise_mask=latent.get("noise_mask"),
-            callback=shown,
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed + run,
-        )
-        gram += recorder.gram()
-    if not np.isfinite(gram).all():
-        raise ValueError(
-            "a recorded run diverged (its velocities are not numbers): check model, guidance and "
-            "SIGMAS with an ordinary run first"
-        )
-    return gram
+    recorded.finish()
+    most = min(MOST, len(sigmas) - 2)
+    return {n: checked if n == calls else rehearsal.best(n) for n in range(FEWEST, most + 1)}
 
 
 def calibration_from(
-    gram: np.ndarray, model: Any, sigmas: Tensor, runs: int, seed: int
+    gram: np.ndarray,
+    nodes: dict[int, Nodes],
+    model: Any,
+    sigmas: Tensor,
+    runs: int,
+    seed: int,
+    checked: int,
 ) -> Calibration:
     """What recorded runs say about a model on a grid."""
-    times, steps = sigmas.double().tolist(), len(sigmas) - 1
-    nodes = {n: tuple(calibrate(gram, times, n)) for n in range(FEWEST, min(MOST, steps - 1) + 1)}
+    times = sigmas.double().tolist()
     curve = drift(gram, times)
     middle = [(a + b) / 2 for a, b in pairwise(times[:-1])]
     # Where the velocity does not turn more towards noise, there is no plateau to leave.
@@ -98,4 +143,5 @@ def calibration_from(
         split=round(suggest_split(middle, curve), 3) if rises else None,
         runs=runs,
         seed=seed,
+        checked=checked,
     )

@@ -52,8 +52,8 @@ class Recorder:
     """The inner products of a run's velocities: pass it as a sampler's callback.
 
     Keeps the run's velocities in float16 in main memory while it lives, on no GPU (30 calls of a
-    16 x 128 x 128 latent: 16 MB); every product is taken in float64, block by block. The samples of
-    a batch add up. On a path other than the linear one u of ``StraightPath`` stands for v.
+    16 x 128 x 128 latent: 16 MB); every product is taken in float64, block by block. On a path
+    other than the linear one u of ``StraightPath`` stands for v.
     """
 
     BLOCK = 1 << 18
@@ -62,25 +62,33 @@ class Recorder:
         self._path = StraightPath(interpolant, ts)
         self.nodes: list[int] = []
         self._velocities: list[Tensor] = []
-        self._rows: list[Tensor] = []
+        self._rows: list[np.ndarray] = []
 
     def __call__(self, k: int, x: Tensor, v: Tensor, t: Tensor) -> None:
         """One call: state and velocity at node k."""
-        new = self._path.velocity(x, v.detach(), k).flatten().to("cpu", torch.float16)
+        new = self._path.velocity(x, v.detach(), k)
+        new = new.reshape(len(new), -1).to("cpu", torch.float16)
         self._velocities.append(new)
-        row = torch.zeros(len(self._velocities), dtype=torch.float64)
-        for start in range(0, len(new), self.BLOCK):
-            block = slice(start, start + self.BLOCK)
-            row += torch.stack([u[block] for u in self._velocities]).double() @ new[block].double()
+        row = torch.zeros(len(new), len(self._velocities), dtype=torch.float64)
+        for i, sample in enumerate(new):
+            for start in range(0, len(sample), self.BLOCK):
+                block = slice(start, start + self.BLOCK)
+                earlier = torch.stack([u[i, block] for u in self._velocities])
+                row[i] += earlier.double() @ sample[block].double()
         self.nodes.append(k)
-        self._rows.append(row)
+        self._rows.append(row.numpy())
+
+    def grams(self) -> np.ndarray:
+        """(b, calls, calls): <v_i, v_j> of each sample of the batch."""
+        calls = len(self._rows)
+        grams = np.zeros((len(self._rows[0]), calls, calls))
+        for i, row in enumerate(self._rows):
+            grams[:, i, : i + 1] = grams[:, : i + 1, i] = row
+        return grams
 
     def gram(self) -> np.ndarray:
-        """(calls, calls): <v_i, v_j> over all numbers of the batch."""
-        gram = np.zeros((len(self._rows), len(self._rows)))
-        for i, row in enumerate(self._rows):
-            gram[i, : i + 1] = gram[: i + 1, i] = row.numpy()
-        return gram
+        """(calls, calls): the same over all numbers of the batch."""
+        return self.grams().sum(0)
 
 
 def drift(gram: np.ndarray, ts: Sequence[float]) -> np.ndarray:

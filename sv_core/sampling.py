@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .blocks import Known, forecast, predict, replay
 from .calls import adaptive_block, call_nodes
 from .interpolant import LINEAR, Interpolant
-from .solvers import SolverFn, State, adams_moulton_3, combine, euler, lagrange_weights
+from .solvers import SolverFn, State, adams_moulton_3, combine, euler
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 NoiseFn = Callable[[Tensor], Tensor]
@@ -107,21 +108,24 @@ class StraightPath:
         self._of_v: list[float] = ((a + s) / determinant).tolist()
         self._of_x: list[float] = ((da + ds) / determinant).tolist()
 
+    def straight(self, x: Tensor, k: int) -> Tensor:
+        """y at node k; on the linear path x itself."""
+        return x if self.scale[k] == 1 else x / self.scale[k]
+
+    def curved(self, y: Tensor, k: int) -> Tensor:
+        """x at node k; on the linear path y itself."""
+        return y if self.scale[k] == 1 else self.scale[k] * y
+
     def velocity(self, x: Tensor, v: Tensor, k: int) -> Tensor:
-        """u at node k, in the dtype of x."""
-        return self._of_v[k] * v.to(x.dtype) - self._of_x[k] * x
+        """u at node k, in the dtype of x; on the linear path v itself."""
+        v = v.to(x.dtype)
+        if self._of_v[k] == 1 and self._of_x[k] == 0:
+            return v
+        return combine([self._of_v[k], -self._of_x[k]], [v, x])
 
 
-Known = tuple[tuple[int, Tensor], ...]
-"""Real calls, newest first: node and velocity."""
 NextFn = Callable[[Known], int]
 """The node of the next call, from the new call and the two before it."""
-
-
-def _forecast(times: Sequence[float], known: Known, i: int) -> Tensor:
-    """The velocity at node i on the polynomial through the known ones."""
-    weights = lagrange_weights([times[k] for k, _ in known], times[i])
-    return combine(weights, [v for _, v in known])
 
 
 def _march(
@@ -140,36 +144,30 @@ def _march(
     times, last = path.times, len(ts) - 1
 
     def call(y: Tensor, k: int) -> Tensor:
-        x_k = path.scale[k] * y
+        x_k = path.curved(y, k)
         v = velocity(x_k, ts[k])
         if callback is not None:
             callback(k, x_k, v, ts[k])
         return path.velocity(x_k, v, k)
 
-    state: State = State(x / path.scale[0])
-    snapshot: State | None = None
+    y = path.straight(x, 0)
+    state, known = State(y), ()
+    start = k = 0  # the nodes that state and y belong to
     del x
-
-    def advance(start: int, stop: int) -> None:
-        nonlocal state
-        for i in range(start, stop):
-            state = solver(state, _forecast(times, known, i), times[i], times[i + 1])
-
-    known: Known = ()
-    k = 0
     while k < last:
-        known = ((k, call(state.x, k)), *known[:2])
-        if snapshot is not None and k - known[1][0] > 1:
-            # What is not needed any more is let go first: states are most of the memory.
-            state, snapshot = snapshot, None
-            advance(known[1][0] + 1, k)
+        known = ((k, call(y, k)), *known[:2])
+        if k > start:
+            del y  # what is not needed any more is let go first: states are most of the memory
+            state, start = replay(solver, state, known, times, start, k), k
         following = next_call(known)
         known = known[:2]
-        # The step on the real velocity is the same in the replay, so the snapshot follows it.
-        state = snapshot = solver(state, known[0][1], times[k], times[k + 1])
-        advance(k + 1, following)
+        if following == k + 1:
+            state, start = solver(state, known[0][1], times[k], times[k + 1]), k + 1
+            y = state.x
+        else:
+            y = predict(solver, state, known, times, k, following)
         k = following
-    return (path.scale[last] * state.x).to(dtype)
+    return path.curved(y, last).to(dtype)
 
 
 def _listed(nodes: Sequence[int], steps: int) -> NextFn:
@@ -188,7 +186,7 @@ def _curvature(known: Known, times: Sequence[float]) -> float:
     rms(v - forecast) / rms(v) / ((t0 - t)(t1 - t)), per sample, then the mean over the batch.
     """
     (k, v), *before = known
-    error = (v - _forecast(times, tuple(before), k)).flatten(1).square().mean(1)
+    error = (v - forecast(times, tuple(before), k)).flatten(1).square().mean(1)
     # A velocity of exactly 0 has nothing to be compared with; its error is then as good as any.
     size = v.flatten(1).square().mean(1).clamp_min(torch.finfo(v.dtype).tiny)
     distance = (times[before[0][0]] - times[k]) * (times[before[1][0]] - times[k])
@@ -228,8 +226,9 @@ def sample_forecast(
     Where it calls: at ``nodes`` if given (calibrated, or a list to replay); by the ``tolerance`` if
     given (adaptive: 0.03 draft, 0.02, 0.01 quality; the mean over the batch decides); otherwise by
     ``calls`` and ``rule``, a name in ``calls.RULES``. The callback fires at the real calls, and its
-    first argument is their node. Beyond the base solver it keeps two velocities and one state: at
-    most five tensors of the size of x.
+    first argument is their node. What ``velocity`` returns is kept until the next calls: a new
+    tensor each time. Beyond the base solver that is at most five tensors of the size of x, and the
+    steps of a block are one linear combination of them.
 
     Raises ValueError for a list that does not fit the grid, fewer than two calls, an unknown rule.
     """

@@ -3,13 +3,15 @@
 A solver is a function ``step(state, v, t, r) -> state`` on the linear path x = (1 - t) x0 + t eps
 (``sampling`` brings every other path there): v is the velocity at node t, r < t the next node, both
 plain floats, 0 < t. It never calls a network, so the velocity may as well be a forecast. States are
-immutable: keeping one is a snapshot, and stepping from it again is a rewind.
+immutable: keeping one is a snapshot, and stepping from it again is a rewind. Every solver is linear
+in its tensors, with weights that depend on times alone.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -37,9 +39,15 @@ def adams_weights(nodes: Sequence[float], t: float, r: float) -> list[float]:
 
 
 def combine(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """sum_j w_j tensors_j, a new tensor."""
-    total = weights[0] * tensors[0]
-    for w, tensor in zip(weights[1:], tensors[1:], strict=True):
+    """sum_j w_j tensors_j, a new tensor. Terms of weight 0 and a leading weight 1 cost no pass."""
+    terms = [pair for pair in zip(weights, tensors, strict=True) if pair[0] != 0]
+    (w, total), *rest = terms or [(0.0, tensors[0])]
+    if w == 1 and rest:
+        (w, tensor), *rest = rest
+        total = torch.add(total, tensor, alpha=w)
+    else:
+        total = w * total
+    for w, tensor in rest:
         total.add_(tensor, alpha=w)
     return total
 
@@ -51,7 +59,7 @@ def euler(state: State, v: Tensor, t: float, r: float) -> State:
 
 def _adams(x: Tensor, known: Sequence[tuple[float, Tensor]], t: float, r: float) -> Tensor:
     times, velocities = zip(*known, strict=True)
-    return x + combine(adams_weights(times, t, r), velocities)
+    return combine([1.0, *adams_weights(times, t, r)], [x, *velocities])
 
 
 def adams_bashforth_2(state: State, v: Tensor, t: float, r: float) -> State:
@@ -73,7 +81,8 @@ def adams_moulton_3(state: State, v: Tensor, t: float, r: float) -> State:
         times, velocities = zip((t, v), *state.past, strict=True)
         predicted = [0.0, *adams_weights(times[1:], start, t)]
         corrected = adams_weights(times, start, t)
-        x = x + combine([c - p for c, p in zip(corrected, predicted, strict=True)], velocities)
+        change = [c - p for c, p in zip(corrected, predicted, strict=True)]
+        x = combine([1.0, *change], [x, *velocities])
     known = ((t, v), *state.past[:1])
     return State(_adams(x, known, t, r), known)
 
@@ -82,15 +91,21 @@ def adams_moulton_3(state: State, v: Tensor, t: float, r: float) -> State:
 # exact, x_r = (r/t) x + (1 - r/t) x0_hat.
 
 
-def _data_step(x: Tensor, known: Sequence[tuple[float, Tensor]], r: float) -> Tensor:
-    """Step to r with the x0_hat that the last two predict for the middle of the step."""
-    t, x0_hat = known[0]
-    target = x0_hat
-    if len(known) > 1 and r > 0:  # the step to 0 is infinitely long in log t
-        before, x0_before = known[1]
-        ratio = math.log(t / r) / (2 * math.log(before / t))
-        target = combine([1 + ratio, -ratio], [x0_hat, x0_before])
-    return (r / t) * x + (1 - r / t) * target
+def _x0_hat(x: Tensor, v: Tensor, t: float) -> Tensor:
+    return torch.add(x, v, alpha=-t)
+
+
+def _data_step(times: Sequence[float], r: float) -> tuple[float, list[float]]:
+    """Step to r with the x0_hat that the last two predict for the middle of the step.
+
+    Returns the weights of x and of the x0_hats at ``times``, newest first.
+    """
+    t, keep = times[0], r / times[0]
+    weights = [1 - keep, *(0.0 for _ in times[1:])]
+    if len(times) > 1 and r > 0:  # the step to 0 is infinitely long in log t
+        ratio = math.log(t / r) / (2 * math.log(times[1] / t))
+        weights[:2] = (1 - keep) * (1 + ratio), -(1 - keep) * ratio
+    return keep, weights
 
 
 def dpmpp_2m(state: State, v: Tensor, t: float, r: float) -> State:
@@ -99,8 +114,9 @@ def dpmpp_2m(state: State, v: Tensor, t: float, r: float) -> State:
     x_r = (r/t) x + (1 - r/t) (D + (D - D_prev) h / (2 h_prev)), D = x0_hat, h in -log t. The first
     step and the step to 0 have no second-order term.
     """
-    known = ((t, state.x - t * v), *state.past)
-    return State(_data_step(state.x, known, r), known[:1])
+    times, data = zip((t, _x0_hat(state.x, v, t)), *state.past, strict=True)
+    keep, weights = _data_step(times, r)
+    return State(combine([keep, *weights], [state.x, *data]), ((t, data[0]),))
 
 
 def _unic_weights(h: float, rho: float) -> tuple[float, float]:
@@ -113,18 +129,18 @@ def _unic_weights(h: float, rho: float) -> tuple[float, float]:
     return w, first - w
 
 
-def _unic_correction(known: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """What the newest x0_hat adds to the step that led to it."""
-    (t, x0_hat), (start, x0_start), *older = known
+def _unic_correction(times: Sequence[float]) -> list[float]:
+    """What the newest x0_hat adds to the step that led to it: weights of those at ``times``."""
+    if len(times) == 1:
+        return [0.0]
+    t, start, *older = times
     size, h = 1 - t / start, math.log(start / t)
     if not older:  # order 1
-        return combine([0.5 * size, -0.5 * size], [x0_hat, x0_start])
-    earlier, x0_earlier = older[0]
-    rho = -math.log(earlier / start) / h
+        return [0.5 * size, -0.5 * size]
+    rho = -math.log(older[0] / start) / h
     w_past, w_new = _unic_weights(h, rho)
     w_past = (w_past - 0.5) / rho  # the predictor's weight is 1/2
-    weights = [size * w_new, -size * (w_new + w_past), size * w_past]
-    return combine(weights, [x0_hat, x0_start, x0_earlier])
+    return [size * w_new, -size * (w_new + w_past), size * w_past]
 
 
 def unipc(state: State, v: Tensor, t: float, r: float) -> State:
@@ -134,9 +150,11 @@ def unipc(state: State, v: Tensor, t: float, r: float) -> State:
     The state's x is predicted and the correction is its difference, so the step's start need not be
     kept. The first correction has order 1.
     """
-    known = ((t, state.x - t * v), *state.past)
-    x = state.x + _unic_correction(known) if state.past else state.x
-    return State(_data_step(x, known[:2], r), known[:2])
+    times, data = zip((t, _x0_hat(state.x, v, t)), *state.past, strict=True)
+    keep, weights = _data_step(times, r)
+    corrected = [w + keep * c for w, c in zip(weights, _unic_correction(times), strict=True)]
+    x = combine([keep, *corrected], [state.x, *data])
+    return State(x, tuple(zip(times, data, strict=True))[:2])
 
 
 SOLVERS: dict[str, SolverFn] = {

@@ -86,12 +86,32 @@ def from_file(
     return embedder.eval(), family
 
 
-def width(time_embedding: nn.Module) -> int:
+def time_embedding(network: nn.Module, family: str) -> nn.Module:
+    """The part of a family's network whose output the interval's embedding joins."""
+    return getattr(network, TIME_EMBEDDINGS[family])
+
+
+def width(embedding: nn.Module) -> int:
     """The numbers that an embedding of time gives: those of its last linear layer.
 
     Linear layers are known by ``out_features``: the host's quantised ones are not ``nn.Linear``.
     """
-    return [m.out_features for m in time_embedding.modules() if hasattr(m, "out_features")][-1]
+    return [m.out_features for m in embedding.modules() if hasattr(m, "out_features")][-1]
+
+
+def require_fit(embedder: IntervalEmbedder, family: str, network: nn.Module, found: str) -> None:
+    """Raises ValueError, in words, for one of another family or size than a network of ``found``'s.
+
+    ``family`` is what the embedder's file says, see ``from_file``.
+    """
+    if family != found:
+        raise ValueError(f"this interval embedder is for {family}, the model is {found}")
+    wanted = width(time_embedding(network, family))
+    if wanted != width(embedder):
+        raise ValueError(
+            f"this interval embedder is {width(embedder)} wide, the model {wanted}: it was trained "
+            f"for another size of {family}"
+        )
 
 
 @contextmanager
@@ -111,18 +131,32 @@ def told(
     def hear(module: nn.Module, args: tuple) -> None:
         times[:] = [args[1]]
 
+    handle = network.register_forward_pre_hook(hear)
+    try:
+        with joined(network, family, embedder, lambda: interval(times[0])):
+            yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def joined(
+    network: nn.Module, family: str, embedder: IntervalEmbedder, gap: Callable[[], Tensor]
+) -> Iterator[None]:
+    """While it lasts, what ``embedder`` makes of ``gap()`` joins a network's embedding of time.
+
+    ``gap`` is t - r of the times that the network is called with, in their order. It also holds
+    where the network's ``forward`` is called without its hooks.
+    """
+
     def add(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
-        rows = interval(times[0]).flatten().to(embedder.omega.device)
+        rows = gap().flatten().to(embedder.omega.device)
         # Qwen-Image's editing model appends rows of time 0, for the pictures it is shown.
         rows = torch.cat([rows, rows.new_zeros(len(out) - len(rows))])
         return out + embedder(rows).to(out)
 
-    handles = (
-        network.register_forward_pre_hook(hear),
-        getattr(network, TIME_EMBEDDINGS[family]).register_forward_hook(add),
-    )
+    handle = time_embedding(network, family).register_forward_hook(add)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()

@@ -22,7 +22,10 @@ from training.digits import Recogniser
 
 pytestmark = pytest.mark.comfy
 HERE = Path(__file__).parent
-SCRIPT = HERE / "inside_forecast.py"
+SCRIPTS = [
+    HERE / f"inside_{part}.py" for part in ("forecast", "calibration", "queue", "situations")
+]
+CHECKS = [c for s in SCRIPTS for c in re.findall(r"^def check_(\w+)", s.read_text(), re.MULTILINE)]
 NODES = ("StableVSSampler", "StableVSCalibrate", "StableVSCalibrationLoader")
 
 
@@ -31,7 +34,7 @@ def found(comfy: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     """What the checks found in that checkout's own interpreter: check -> complaint or None."""
     out = tmp_path_factory.mktemp("inside") / "results.json"
     done = subprocess.run(
-        [comfy.python, SCRIPT, PACK, out],
+        [comfy.python, SCRIPTS[0], PACK, out],
         cwd=comfy.folder,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -42,7 +45,7 @@ def found(comfy: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("name", re.findall(r"^def check_(\w+)", SCRIPT.read_text(), re.MULTILINE))
+@pytest.mark.parametrize("name", CHECKS)
 def test_inside(found: dict, name: str) -> None:
     assert found[name] is None, found[name]
 

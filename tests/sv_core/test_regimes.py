@@ -135,10 +135,12 @@ def test_recording_in_blocks_changes_nothing(generator, monkeypatch):
     np.testing.assert_allclose(record(x, GRID)[0].gram(), whole, rtol=1e-12)
 
 
-def test_samples_of_a_batch_add_up(generator):
+def test_samples_of_a_batch_are_told_apart_and_add_up(generator):
     x = torch.randn(3, 50, generator=generator)
-    parts = sum(record(x[i : i + 1], GRID)[0].gram() for i in range(3))
-    np.testing.assert_allclose(record(x, GRID)[0].gram(), parts, rtol=1e-12)
+    parts = np.stack([record(x[i : i + 1], GRID)[0].gram() for i in range(3)])
+    together = record(x, GRID)[0]
+    np.testing.assert_allclose(together.grams(), parts, rtol=1e-12)
+    np.testing.assert_allclose(together.gram(), parts.sum(0), rtol=1e-12)
 
 
 def test_on_another_path_the_straight_velocity_is_recorded(generator):
