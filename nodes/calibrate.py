@@ -153,8 +153,8 @@ class StableVSCalibrate(io.ComfyNode):
                     min=FEWEST,
                     max=MOST,
                     tooltip=(
-                        "Calls that plot and report show; the file holds lists for 6 to 20, and "
-                        "StableVS Sampler chooses one."
+                        "The number of calls whose list is checked in runs of the model; the file "
+                        "holds lists for 6 to 20, and StableVS Sampler chooses one."
                     ),
                 ),
                 host.known(
