@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -20,6 +21,8 @@ import urllib.request
 import venv
 import webbrowser
 from pathlib import Path
+
+from training.comfy_folder import find_all, python_of
 
 ROOT = Path(__file__).resolve().parent
 PACK = "stable-velocity"
@@ -57,35 +60,6 @@ def own_python() -> Path:
     return python
 
 
-def comfy_places() -> list[Path]:
-    """Where a ComfyUI may be: COMFYUI_PATH, around this folder, comfy-cli's default places."""
-    places = [Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p]
-    if ROOT.parent.name == "custom_nodes":
-        places.append(ROOT.parent.parent)
-    for folder in (Path.home() / "comfy", Path.home() / "Documents" / "comfy"):
-        places += [folder / "ComfyUI", *sorted(folder.glob("ComfyUI-*"))]
-    return places
-
-
-def find_all_comfy() -> list[Path]:
-    """Those of the places that hold a ComfyUI; with COMFYUI_PATH only the ones that it names."""
-    places = [p for p in dict.fromkeys(comfy_places()) if (p / "main.py").is_file()]
-    named = {Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p}
-    return [p for p in places if p in named] or places
-
-
-def find_comfy() -> Path | None:
-    """The first of those places that holds a ComfyUI."""
-    return next(iter(find_all_comfy()), None)
-
-
-def comfy_python(comfy: Path) -> Path:
-    """A ComfyUI's own interpreter: its virtual environment, the portable one, or this one."""
-    candidates = [environment_python(comfy / name) for name in (".venv", "venv")]
-    candidates.append(comfy.parent / "python_embeded" / "python.exe")
-    return next((p for p in candidates if p.exists()), Path(sys.executable))
-
-
 def link_into(custom_nodes: Path) -> Path:
     """Make this folder visible there, by a link (a junction on Windows); returns its place."""
     if ROOT.parent == custom_nodes:
@@ -103,7 +77,7 @@ def link_into(custom_nodes: Path) -> Path:
 
 def run_comfy(arguments: list[str]) -> int:
     """Start the user's ComfyUI with the pack and open its page on the digits workflow."""
-    comfy = find_comfy()
+    comfy = next(iter(find_all()), None)
     if comfy is None:
         stop("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
     place = link_into(comfy / "custom_nodes")
@@ -124,7 +98,7 @@ def run_comfy(arguments: list[str]) -> int:
     threading.Thread(
         target=open_page, args=(page, f"?template=digits&source={place.name}"), daemon=True
     ).start()
-    return subprocess.run([comfy_python(comfy), "main.py", *arguments], cwd=comfy).returncode
+    return subprocess.run([python_of(comfy), "main.py", *arguments], cwd=comfy).returncode
 
 
 def open_page(page: str, query: str) -> None:
@@ -145,9 +119,25 @@ def run(*command: str) -> int:
 
 
 def run_test(arguments: list[str]) -> int:
-    """Lint, then pytest; both must pass."""
+    """Lint, then pytest; both must pass.
+
+    All tests run in two halves side by side, those inside ComfyUI and the others: half the time.
+    """
     lint = run("-m", "ruff", "check", ".") or run("-m", "ruff", "format", "--check", ".")
-    return run("-m", "pytest", *arguments) or lint
+    if arguments:
+        return run("-m", "pytest", *arguments) or lint
+    command = [own_python(), "-m", "pytest", "-p", "no:cacheprovider", "tests/host"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        inside = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            outside = run("-m", "pytest", "--ignore=tests/host")
+            say("the tests inside ComfyUI, which ran beside these")
+            inside.wait()
+        finally:
+            inside.terminate()
+        said.seek(0)
+        shutil.copyfileobj(said, sys.stdout)
+    return outside or inside.returncode or lint
 
 
 def run_bench(arguments: list[str]) -> int:

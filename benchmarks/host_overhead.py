@@ -117,16 +117,16 @@ def most_at_once(sampler, model, sigmas) -> float:
 
 def main() -> int:
     sys.path.insert(0, str(ROOT))
-    import dev
+    from training.comfy_folder import find_all, python_of
 
-    hosts = dev.find_all_comfy()
+    hosts = find_all()
     if not hosts:
         print("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
         return 2
     print(f"{RUNS} runs of 20 steps each, medians; buffers: most latents held at once")
     for host in hosts:
         done = subprocess.run(
-            [dev.comfy_python(host), __file__, "inside"],
+            [python_of(host), __file__, "inside"],
             cwd=host, stdout=subprocess.PIPE, text=True, check=True,
             env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip

@@ -28,13 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    import dev
+    from training.comfy_folder import find_all, python_of
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     demo = ROOT / "out/demo/digits_sit.safetensors"
     parser.add_argument("checkpoint", nargs="?", type=Path, default=demo)
     checkpoint = parser.parse_args().checkpoint
-    hosts = dev.find_all_comfy()
+    hosts = find_all()
     if not hosts:
         parser.error("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
     if not checkpoint.is_file():
@@ -42,7 +42,7 @@ def main() -> int:
     inside = Path(__file__).with_name("host_methods.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for comfy in hosts:
-        command = [dev.comfy_python(comfy), inside, ROOT, checkpoint.resolve()]
+        command = [python_of(comfy), inside, ROOT, checkpoint.resolve()]
         done = subprocess.run(command, cwd=comfy, env=environment)
         if done.returncode:
             return done.returncode

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dev
+from training.comfy_folder import find_all, python_of
 
 PACK = Path(__file__).resolve().parents[2]
 NAME = "stable-velocity"
@@ -35,7 +35,7 @@ class Host:
 
 def find_hosts() -> list[Host]:
     """Every ComfyUI that dev.py finds, with its own interpreter."""
-    return [Host(folder, dev.comfy_python(folder)) for folder in dev.find_all_comfy()]
+    return [Host(folder, python_of(folder)) for folder in find_all()]
 
 
 class PromptError(Exception):

@@ -14,12 +14,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from dev import comfy_python, find_all_comfy
 from sv_core.fidelity import psnr, ssim
 from sv_core.schedules import regime_split, shift, uniform_grid
+from training.comfy_folder import find_all, python_of
 
 ROOT = Path(__file__).parents[2]
-HOSTS = find_all_comfy()
+HOSTS = find_all()
 
 
 def host_free(name: str) -> types.ModuleType:
@@ -233,7 +233,7 @@ print(json.dumps(result))
 @pytest.mark.parametrize("comfy", HOSTS, ids=lambda p: p.name)
 def test_nodes_in_the_host(comfy, tmp_path):
     run = subprocess.run(
-        [comfy_python(comfy), "-c", IN_HOST, ROOT, tmp_path],
+        [python_of(comfy), "-c", IN_HOST, ROOT, tmp_path],
         cwd=comfy,
         capture_output=True,
         text=True,
