@@ -1,46 +1,49 @@
 """Test-only nodes: what tiny models (tests/host/tiny.py) need in place of text encoders.
 
 Put this folder into custom_nodes. It replaces the text encoder behind the host's own CLIP loaders
-and behind checkpoints, so that a workflow runs unchanged, and lets older hosts read a small
-Flux file and decode a video with a picture's autoencoder as newer ones do. Diffusion models and
-VAEs are built, loaded and run by the host's own code.
+and behind checkpoints, so that a workflow runs unchanged. A file's ``stand_in`` may say how many
+tokens, how wide, and the pooled width; else they are the family's own. It also lets hosts read
+small Flux and Qwen files, and older ones decode a video with a picture's autoencoder as newer ones
+do. Diffusion models and VAEs are built, loaded and run by the host's own code.
 """
 
 import zlib
 
 import comfy.model_detection
 import comfy.sd
+import comfy.utils
 import torch
 
 # Widths of a family's text features and of its pooled vector, as the official encoders give them.
 WIDTHS = {"sd3": (4096, 2048), "flux": (4096, 768), "qwen_image": (3584, 768), "wan": (4096, 768)}
 TOKENS = 16
+HEAD = 128  # the width of one of Qwen-Image's attention heads
 
 
-def text_features(family: str, text: str) -> list:
+def text_features(text: str, tokens: int, width: int, pooled_width: int) -> list:
     """A CONDITIONING drawn from the text's checksum: equal texts agree, others do not."""
     generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
-    width, pooled_width = WIDTHS[family]
-    tokens = torch.randn(1, TOKENS, width, generator=generator)
+    features = torch.randn(1, tokens, width, generator=generator)
     pooled = torch.randn(1, pooled_width, generator=generator)
-    return [[tokens, {"pooled_output": pooled}]]
+    return [[features, {"pooled_output": pooled}]]
 
 
 class StandInText:
     """Just enough of a CLIP for the nodes that encode a prompt."""
 
-    def __init__(self, family: str):
-        self.family = family
+    def __init__(self, family: str, sizes: tuple[int, int, int] | None = None):
+        self.sizes = sizes or (TOKENS, *WIDTHS[family])
 
     def tokenize(self, text, **options):
         return text
 
     def encode_from_tokens_scheduled(self, tokens, **options):
-        return text_features(self.family, tokens)
+        return text_features(tokens, *self.sizes)
 
 
 def load_stand_in(ckpt_paths, embedding_directory=None, clip_type=None, **options):
-    return StandInText(clip_type.name.lower())
+    said = comfy.utils.load_torch_file(ckpt_paths[0])["stand_in"].tolist()
+    return StandInText(clip_type.name.lower(), tuple(said) if len(said) == 3 else None)
 
 
 load_checkpoint = comfy.sd.load_checkpoint_guess_config
@@ -54,11 +57,15 @@ def load_checkpoint_with_text(*args, **options):
 detect_unet_config = comfy.model_detection.detect_unet_config
 
 
-def detect_small_flux(state_dict, key_prefix, **options):
-    config = detect_unet_config(state_dict, key_prefix, **options)
-    if config is not None and config.get("image_model") == "flux":
+def detect_small(state_dict, key_prefix, *args, **options):
+    config = detect_unet_config(state_dict, key_prefix, *args, **options)
+    kind = None if config is None else config.get("image_model")
+    if kind in ("flux", "qwen_image"):
         width = state_dict[key_prefix + "img_in.weight"].shape[0]
-        config |= {"hidden_size": width, "num_heads": width // sum(config["axes_dim"])}
+        if kind == "flux":
+            config |= {"hidden_size": width, "num_heads": width // sum(config["axes_dim"])}
+        else:
+            config["num_attention_heads"] = width // HEAD
     return config
 
 
@@ -75,7 +82,7 @@ def decode_first_frame(vae, samples, *args, **options):
 comfy.sd.VAE.decode = decode_first_frame
 comfy.sd.load_clip = load_stand_in
 comfy.sd.load_checkpoint_guess_config = load_checkpoint_with_text
-comfy.model_detection.detect_unet_config = detect_small_flux  # newer hosts read the same widths
+comfy.model_detection.detect_unet_config = detect_small  # of Flux newer hosts read the same
 
 
 class TinyConditioning:
@@ -95,7 +102,7 @@ class TinyConditioning:
     CATEGORY = "test"
 
     def encode(self, family, text):
-        return (text_features(family, text),)
+        return (text_features(text, TOKENS, *WIDTHS[family]),)
 
 
 NODE_CLASS_MAPPINGS = {"TinyConditioning": TinyConditioning}
