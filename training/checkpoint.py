@@ -121,6 +121,11 @@ def weights_path(out: Path, step: int, decay: float | None = None) -> Path:
     return out / f"weights-{step:06d}{suffix}.safetensors"
 
 
+def interval_path(weights: Path) -> Path:
+    """Where the embedder of intervals is that belongs to a file of weights or of a LoRA."""
+    return weights.with_name(f"{weights.stem}-interval.safetensors")
+
+
 def bank_path(out: Path, step: int | str, process: int) -> Path:
     """Where the memory bank of another process than the first is."""
     step = f"{step:06d}" if isinstance(step, int) else step

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from . import data
 from .backbones.comfy_check import Unfit
@@ -87,6 +88,40 @@ def dry_run(config: Config) -> None:
     print("nothing was written; leave out --dry-run to train")
 
 
+def remedies(config: Config) -> str:
+    """What makes a run smaller that this one does not do yet, the least costly first."""
+    batch, parts, lora = config.data.batch_size, config.optim.accumulate, config.lora.rank
+    resting = config.comfy.offload_blocks
+    ways = {
+        "set run.recompute = true": not config.run.recompute,
+        f"raise optim.accumulate (it is {parts})": batch > parts,
+        "set optim.optimizer = adamw_8bit": lora is None and config.optim.optimizer == "adamw",
+        f"raise comfy.offload_blocks (it is {resting})": bool(lora and config.comfy.checkpoint),
+        "train a LoRA by lora.rank": lora is None and config.comfy.checkpoint is not None,
+        f"lower data.batch_size (it is {batch})": batch > 1,
+        "prepare a cache of smaller pictures": config.data.cache is not None,
+    }
+    return ", or ".join(way for way, open_still in ways.items() if open_still) or (
+        "take a smaller network"
+    )
+
+
+def damaged(config: Config) -> str | None:
+    """Which of the files that a run begins with holds NaN, in one sentence; None: no such one."""
+    for path in (config.model.checkpoint, config.comfy.checkpoint, config.lora.checkpoint):
+        if path is None or not path.endswith(".safetensors"):
+            continue
+        with safe_open(path, framework="pt") as file:  # one tensor after the other: it may be large
+            for name in file.keys():  # noqa: SIM118  it is no dict
+                value = file.get_tensor(name)
+                if value.is_floating_point() and not value.float().isfinite().all():
+                    return (
+                        f"{path} holds numbers that are not finite (in {name}): it is damaged, "
+                        f"fetch or save it again"
+                    )
+    return None
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
@@ -98,25 +133,29 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FloatingPointError, Unfit) as e:
         # All processes of a machine come to these alike: one of them says it.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {e}", file=sys.stderr)
+            cause = damaged(config) if isinstance(e, FloatingPointError) else None
+            print(f"error: {cause or e}", file=sys.stderr)
         return 2
     except OSError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError:
-        print(
-            "error: the GPU's memory is full: set run.recompute, raise optim.accumulate, lower "
-            "data.batch_size, or with [lora] raise comfy.offload_blocks",
-            file=sys.stderr,
-        )
+        print(f"error: the GPU's memory is full: {remedies(config)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(f"error: the computer's memory is full: {remedies(config)}", file=sys.stderr)
         return 2
     except RuntimeError as e:
         # Only a run that compiles has this module loaded, and loading it takes seconds.
         dynamo = sys.modules.get("torch._dynamo.exc")
-        if dynamo is None or not isinstance(e, dynamo.TorchDynamoException):
+        if "DefaultCPUAllocator" in str(e):  # torch's word for a MemoryError
+            why = f"the computer's memory is full: {remedies(config)}"
+        elif dynamo is not None and isinstance(e, dynamo.TorchDynamoException):
+            said = " ".join(str(e).split("\n")[:2]) or type(e).__name__  # where, and what
+            why = f"run.compile failed ({said}): leave it out"
+        else:
             raise
-        why = " ".join(str(e).split("\n")[:2]) or type(e).__name__  # where, and what
-        print(f"error: run.compile failed ({why}): leave it out", file=sys.stderr)
+        print(f"error: {why}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped at once; what was saved is intact, --resume goes on", file=sys.stderr)

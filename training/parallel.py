@@ -7,6 +7,7 @@ optimiser are spread as well (FSDP). On several machines run.out must be a folde
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -46,6 +47,9 @@ class Processes:
         self.is_main = self.index == 0
         self.sharded = config.shard and self.count > 1
         self.autocast = self.accelerator.autocast
+        self.copied: list[nn.Parameter] = []
+        self.idle: list[nn.Parameter] | None = None
+        """Of the copied ones (DDP) those that no gradient reaches, once a backward pass is due."""
 
     def share(self, n: int, parts: int = 1) -> slice:
         """This process's rows of n. Raises ValueError when n cannot be dealt out evenly."""
@@ -71,12 +75,43 @@ class Processes:
             # It warns of in-place changes of what a network returns; nothing here makes any.
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
             mesh = init_device_mesh(self.device.type, (self.count,))
+            done: set[nn.Module] = set()
             for module in (*blocks, model):
-                # Also the outermost: what a pass without gradients gathered would stay as it was.
-                fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept))
+                for part in (*_odd_ones(module, done), module):
+                    # Also the outermost: what a pass without gradients gathered would stay as is.
+                    fully_shard(
+                        part, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept)
+                    )
+                done |= set(module.modules())
+
+    @contextmanager
+    def assembled(self, model: nn.Module) -> Iterator[None]:
+        """While it lasts, the first process has the weights whole and unspread, to be saved.
+
+        Spread ones come one after the other, into its CPU memory; elsewhere they stay as they are.
+        All processes must ask for it, and nobody may run the network meanwhile.
+        """
+        spread = [
+            (module, name, p)
+            for module in model.modules()
+            for name, p in module.named_parameters(recurse=False)
+            if isinstance(p, DTensor)
+        ]
+        whole_ones = whole([p.detach() for _, _, p in spread])
+        if self.is_main:
+            for (module, name, p), value in zip(spread, whole_ones, strict=True):
+                module._parameters[name] = nn.Parameter(value, requires_grad=p.requires_grad)
+        try:
+            yield
+        finally:
+            for module, name, p in spread:
+                module._parameters[name] = p
 
     def prepare(self, *parts: Any) -> list[Any]:
         """Modules and the optimiser, as the loop uses them."""
+        if self.count > 1 and not self.sharded:
+            modules = [part for part in parts if isinstance(part, nn.Module)]
+            self.copied += [p for m in modules for p in m.parameters() if p.requires_grad]
         return [
             part if isinstance(part, nn.Module) and self.sharded else self.accelerator.prepare(part)
             for part in parts
@@ -91,7 +126,16 @@ class Processes:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients are averaged over the processes."""
+        """Gradients are averaged over the processes.
+
+        DDP waits for those of all parameters, and a LoRA may be on a layer that none reaches, as
+        the last block of Qwen-Image has some: they get one of zeros.
+        """
+        if self.idle is None:
+            reached = _reached(loss) if self.copied else set()
+            self.idle = [p for p in self.copied if id(p) not in reached]
+        for p in self.idle:
+            loss = loss + 0 * p.sum()
         self.accelerator.backward(loss)
 
     def clip(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
@@ -133,14 +177,57 @@ class Processes:
         self.accelerator.end_training()
 
 
+def _odd_ones(module: nn.Module, done: Collection[nn.Module]) -> list[nn.Module]:
+    """Layers whose trained weights are of another dtype than most: FSDP spreads them by themselves.
+
+    ComfyUI keeps Wan's first layer in float32, whatever the others are in. Those in ``done`` are
+    spread already.
+    """
+    sizes: dict[nn.Module, dict[torch.dtype, int]] = {}
+    for layer in module.modules():
+        if layer not in done:
+            of = sizes[layer] = {}
+            for p in layer.parameters(recurse=False):
+                if p.requires_grad:
+                    of[p.dtype] = of.get(p.dtype, 0) + p.numel()
+    total: Counter = sum(map(Counter, sizes.values()), Counter())
+    usual = max(total, key=lambda dtype: total[dtype], default=None)
+    return [layer for layer, of in sizes.items() if of and usual not in of]
+
+
+def _reached(loss: Tensor) -> set[int]:
+    """The ids of the parameters that a backward pass from here comes to."""
+    found, seen, left = set(), set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # where a gradient is kept
+            found.add(id(node.variable))
+        left += [following for following, _ in node.next_functions]
+    return found
+
+
 def _lost(e: RuntimeError) -> bool:
     """Whether the network failed: gloo says so by its name in a plain RuntimeError."""
     return isinstance(e, torch.distributed.DistError) or "gloo" in str(e)
 
 
 def whole(tree: Any) -> Any:
-    """Tensors that are spread, gathered; in dicts and lists. All processes must ask for it."""
-    return _each(lambda x: x.full_tensor() if isinstance(x, DTensor) else x, tree)
+    """Spread tensors, in dicts and lists, gathered to be saved. All processes must ask for it.
+
+    One after the other into the first process's CPU memory, as together they may be more than a GPU
+    holds; in the other processes they are empty.
+    """
+
+    def gather(x: Tensor) -> Tensor:
+        if not isinstance(x, DTensor):
+            return x
+        full = x.full_tensor()
+        return full.cpu() if torch.distributed.get_rank() == 0 else torch.empty(0)
+
+    return _each(gather, tree)
 
 
 def _each(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 
 from .cache import LatentCache
+from .comfy_folder import find
 from .config import build, override
 from .encode import Outcome, prepare
-from .plan import PrepareConfig
+from .plan import PrepareConfig, check
 from .shards import SKIPPED
 
 
@@ -54,6 +55,15 @@ def configure(assignments: Iterable[str]) -> PrepareConfig:
     for assignment in assignments:
         override(table, assignment)
     return build(PrepareConfig, table)
+
+
+def require_host(config: PrepareConfig) -> None:
+    """Raises ValueError, in one sentence, when there is no ComfyUI to read text encoders with."""
+    check(config)
+    try:
+        find(config.comfy)
+    except ValueError as e:
+        raise ValueError(f"{e} (training.prepare: --set comfy=FOLDER)") from e
 
 
 def report(path: Path, outcome: Outcome, seconds: float) -> None:
@@ -109,6 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.perf_counter()
     try:
         config = configure(options.set)
+        if config.text:  # before a finished cache is opened for more
+            require_host(config)
         outcome = prepare(options.images, options.cache, config)
         if outcome.nothing_to_do:
             print(f"{options.cache} is finished already: nothing to do")
@@ -117,7 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError:
-        print("error: the GPU's memory is full: lower batch", file=sys.stderr)
+        way = f"lower batch (it is {config.batch})" if config.batch > 1 else "set device=cpu"
+        print(f"error: the GPU's memory is full: {way}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sv_core.bank import MemoryBank
 
 from . import checkpoint
 from .align import Alignment, build_alignment
 from .backbones.base import Backbone
-from .backbones.choice import build
+from .backbones.choice import build, with_interval
 from .config import Config, LoraConfig, dump, load
 from .data import Dataset
 from .lora import inject, load_state_dict, state_dict, unspreadable
@@ -49,6 +49,7 @@ class TrainState:
                 f"{config.comfy.checkpoint} keeps its weights in 8 bits, too few for training "
                 f"them: set lora.rank, such as 16, or comfy.dtype = bf16"
             )
+        self.backbone = with_interval(self.backbone, config)
         self.offloaded: Offloaded | None = None
         if config.comfy.offload_blocks:
             self.offloaded = offload(
@@ -199,28 +200,41 @@ def _save_weights(config: Config, state: TrainState) -> None:
     out = Path(config.run.out)
     data = config.data.cache and Path(config.data.cache).name
     metadata = state.backbone.metadata()
-    if state.lora:
-        metadata |= {
-            "modelspec.architecture": metadata["modelspec.architecture"] + "/lora",
-            "ss_network_dim": str(config.lora.rank),
-            "ss_network_alpha": str(config.lora.alpha or config.lora.rank),
-        }
     metadata |= {
         "modelspec.title": f"{data or config.data.name}, {config.objective.kind}, "
         f"step {state.step}",
         "step": str(state.step),
-        "config": dump(config),
+        "training_config": dump(config),  # "config" is a network's own, to ComfyUI and others
     }
     commit = checkpoint.git_hash()
     if commit:
         metadata["git"] = commit
+    kind = metadata["modelspec.architecture"]
+    beside = metadata | {"modelspec.architecture": f"{kind}/interval-embedder"}
+    if state.lora:
+        metadata |= {
+            "modelspec.architecture": f"{kind}/lora",
+            "ss_network_dim": str(config.lora.rank),
+            "ss_network_alpha": str(config.lora.alpha or config.lora.rank),
+        }
     for number in range(max(1, len(state.averages))):
         decay = config.optim.ema[number] if number else None
         with state.averaged(number) as backbone:
-            tensors = whole(state_dict(state.model) if state.lora else backbone.weights())
+            tensors, sidecar = _shipped(state, backbone), whole(backbone.sidecar())
             if state.processes.is_main:
                 path = checkpoint.weights_path(out, state.step, decay)
+                if sidecar:  # first, so that weights never lie without it
+                    own, said = sidecar
+                    checkpoint.save_weights(checkpoint.interval_path(path), own, beside | said)
                 checkpoint.save_weights(path, tensors, metadata)
+
+
+def _shipped(state: TrainState, backbone: Backbone) -> dict[str, Tensor]:
+    """What the first process writes; all must ask."""
+    if state.lora:
+        return whole(state_dict(state.model))
+    with state.processes.assembled(state.model):
+        return backbone.weights() if state.processes.is_main else {}
 
 
 def _check_resumable(now: Config, before: Config) -> None:

@@ -40,7 +40,7 @@ def test_a_checkpoint_rebuilds_the_averaged_network(tiny, saved):
     ema = checkpoint.read_state(saved)["averages"][0]
     assert model.state_dict().keys() - ema.keys() == {"pos_embed"}  # which is not trained
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in ema.items())
-    assert metadata["step"] == "3" and "steps = 3" in metadata["config"]
+    assert metadata["step"] == "3" and "steps = 3" in metadata["training_config"]
     assert metadata["modelspec.architecture"] == "sit" and "digits" in metadata["modelspec.title"]
     assert json.loads(metadata["sit"])["num_heads"] == 2
 

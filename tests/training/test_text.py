@@ -67,7 +67,7 @@ def made(tmp_path, monkeypatch):
     for name, (key, size) in FILES.items():
         save_file({key: torch.zeros(size, 1)}, tmp_path / f"{name}.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "vae.safetensors")
-    monkeypatch.setattr(codec, "_open_vae", lambda *_: Pool())
+    monkeypatch.setattr(codec, "open_vae", lambda *_: Pool())
     monkeypatch.setattr(encode, "HostText", lambda *_: Speaker())
     monkeypatch.setattr(text, "PER_FILE", 4)
     return tmp_path
