@@ -151,7 +151,7 @@ class EveryFourth:
 def test_videos_and_pictures_share_a_cache_in_buckets_of_their_own(
     tmp_path, monkeypatch, encoder_file
 ):
-    monkeypatch.setattr(codec, "_open_vae", lambda *_: EveryFourth())
+    monkeypatch.setattr(codec, "open_vae", lambda *_: EveryFourth())
     encoder_path, _ = encoder_file
     (tmp_path / "vae.safetensors").write_bytes(b"")
     root = write_digits(tmp_path / "digits", 6)
