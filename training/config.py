@@ -382,10 +382,21 @@ def _check_meanflow(config: Config) -> None:
         )
     if config.run.precision == "fp16":
         raise ValueError("run.precision = fp16 overflows in MeanFlow's derivative: use bf16")
-    if config.lora.rank is not None:
+    comfy = config.comfy
+    if config.lora.rank is not None and comfy.checkpoint is None:
         raise ValueError(
-            "MeanFlow teaches a network what an interval is, which [lora] keeps frozen: leave out "
-            "lora.rank to train all weights"
+            "MeanFlow teaches a network what an interval is, which [lora] keeps frozen in a SiT: "
+            "leave out lora.rank to train all weights"
+        )
+    if comfy.offload_blocks:
+        raise ValueError(
+            f"MeanFlow's derivative needs all blocks where they are computed, and "
+            f"comfy.offload_blocks = {comfy.offload_blocks} keeps some elsewhere: set it to 0"
+        )
+    if comfy.checkpoint is not None and meanflow.derivative == "difference":
+        raise ValueError(
+            "meanflow.derivative = difference is too coarse for a model of ComfyUI, which counts "
+            "time in thousandths: leave it out, the exact one is checked at the start"
         )
 
 

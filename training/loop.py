@@ -174,8 +174,9 @@ class _Run:
             chunk = (rows.stop - rows.start) // self.config.optim.accumulate
             sums, count = validate(backbone, self.dataset, part, chunk)
             gap = {}
-            if self.config.objective.kind == "meanflow":
-                gap["val_one_call"] = one_call_gap(backbone, self.dataset)
+            whole = backbone.span == (0.0, 1.0)  # half of a pair makes nothing alone
+            if self.config.objective.kind == "meanflow" and whole:
+                gap["val_one_call"] = one_call_gap(backbone, self.dataset, chunk=chunk)
         shared = torch.cat([sums, torch.tensor([float(count)])]).float().to(processes.device)
         *sums, count = (shared if one else processes.sum(shared)).tolist()
         losses = [None if math.isnan(s) else s / count for s in sums]

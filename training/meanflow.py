@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from sv_core.meanflow import (
+    CAP,
     DERIVATIVES,
     AverageVelocityFn,
     adaptive_weight,
@@ -35,9 +36,6 @@ from .objective import Aim, Criterion, Velocity, describe
 from .preview import sample_calls
 from .state import TrainState
 
-CAP = 0.5
-"""The largest beta that ``auto`` takes: images do worse beyond it. [arXiv 2605.09235, FID]"""
-
 CHAIN = 8
 """The calls that one call is held against."""
 
@@ -46,14 +44,7 @@ class MeanFlow:
     """|u(x_t, r, t) - sg[v - (t - r) D u along ((1 - beta) v + beta v_hat, 0, 1)]|^2, weighed."""
 
     def __init__(self, config: Config, objective: Objective, state: TrainState):
-        """Before ``state``'s network is wrapped for several processes or half precision.
-
-        Raises ValueError, in one sentence, for a network without an average velocity.
-        """
-        if not hasattr(state.backbone, "average_velocity"):
-            raise ValueError(
-                "objective.kind = meanflow trains a SiT so far: describe one in [model]"
-            )
+        """Before ``state``'s network is wrapped for several processes or half precision."""
         self.config, self.n = config.meanflow, config.data.batch_size
         self.parts, self.compiled = config.optim.accumulate, config.run.compile
         self.objective, self.state, self.processes = objective, state, state.processes
@@ -61,7 +52,11 @@ class MeanFlow:
         # those would turn autocast on, in differences as well.
         sharded = state.processes.sharded
         self.plain = state.backbone if sharded else state.backbone.on(state.model.forward)
-        self.derivative = DERIVATIVES[self.config.derivative]
+        way = self.config.derivative
+        if way == "available" and config.comfy.checkpoint is not None:
+            # Its derivative was checked, and a difference would be wrong: time in thousandths.
+            way = "exact"
+        self.way = DERIVATIVES[way]
 
     def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         return time_pairs(n, generator, self.objective.timesteps, self.config.equal)
@@ -103,6 +98,11 @@ class MeanFlow:
         if self.config.anchor:
             loss = loss + self.config.anchor * anchor_error(u, x_t, t, aim.v)
         return Losses(loss, error.detach(), t)
+
+    def derivative(self, *point: Any) -> Tensor:
+        """A ``Derivative`` of sv_core.meanflow, by the run's way."""
+        with self.state.backbone.forward_mode():
+            return self.way(*point)
 
     @contextmanager
     def _steady(self) -> Iterator[None]:
@@ -201,7 +201,7 @@ class MeanFlow:
 
 
 def build_criterion(config: Config, objective: Objective, state: TrainState) -> Criterion:
-    """Raises ValueError, in one sentence, for a network that the kind of objective is not for."""
+    """What the configured kind of objective computes."""
     if config.objective.kind == "meanflow":
         return MeanFlow(config, objective, state)
     return Velocity(config, objective)
@@ -214,16 +214,19 @@ def by_interval(losses: Tensor, r: Tensor, t: Tensor) -> dict[str, float | None]
     return {"boundary": _mean(losses[r == t]), "interior": _mean(losses[r < t])}
 
 
-def one_call_gap(backbone: Backbone, data: Dataset, n: int = 64) -> float:
+def one_call_gap(backbone: Backbone, data: Dataset, n: int = 64, chunk: int = 64) -> float:
     """E |x - y|^2 per number: x from one call, y from the same noise in 8, in model space.
 
-    0 for the exact average velocity. Fixed noise; the labels of the first ``n`` held-out samples.
+    0 for the exact average velocity. Fixed noise; the labels and shapes of the first ``n`` held-out
+    samples, of which at most ``chunk`` are made at a time.
     """
-    labels = data.gather(data.held_out[:n])[1]
-    noise = torch.randn(len(labels), *data.shape, generator=generator(0, 0, "one call"))
-    one, chain = (sample_calls(backbone, labels, noise, calls) for calls in (1, CHAIN))
-    to_model = data.latent.to_model
-    return (to_model(one) - to_model(chain)).square().mean().item()
+    drawn, to_model, errors = generator(0, 0, "one call"), data.latent.to_model, []
+    for items in data.by_shape(data.held_out[:n], chunk):
+        latents, labels, _ = data.gather(items)
+        noise = torch.randn(latents.shape, generator=drawn)
+        one, chain = (sample_calls(backbone, labels, noise, calls) for calls in (1, CHAIN))
+        errors += (to_model(one) - to_model(chain)).square().flatten(1).mean(1).tolist()
+    return sum(errors) / len(errors)
 
 
 def _of(backbone: Backbone, cond: Tensor) -> AverageVelocityFn:

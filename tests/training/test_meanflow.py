@@ -1,6 +1,7 @@
 """MeanFlow's targets, losses and reports in the trainer, against the formulas and closed forms."""
 
 import functools
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -176,6 +177,9 @@ class Linear:
 
     def velocity(self, x, t, cond):
         return self.average_velocity(x, t, t, cond)
+
+    def forward_mode(self):
+        return nullcontext()
 
     def on(self, model):
         return self

@@ -37,6 +37,16 @@ class Backbone(Protocol):
     def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """v(x_t, t, cond): x_t (b, ...), t (b,), cond (b,) the condition's number -> (b, ...)."""
 
+    @property
+    def interval(self) -> bool:
+        """Whether it is told what interval an average velocity is over."""
+
+    def average_velocity(self, x_t: Tensor, r: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """u(x_t, r, t, cond) over [r, t]: r (b,). With ``interval`` only; r = t: the velocity."""
+
+    def forward_mode(self) -> AbstractContextManager[None]:
+        """While it lasts, both can be differentiated forwards: ``torch.func.jvp``."""
+
     def watch(self, number: int) -> AbstractContextManager[list[Tensor]]:
         """While it lasts, forward passes leave block ``number``'s image tokens (b, n, width) there.
 
@@ -48,6 +58,12 @@ class Backbone(Protocol):
 
     def weights(self) -> dict[str, Tensor]:
         """What a checkpoint file holds, by the file's own names."""
+
+    def sidecar(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """(tensors, metadata) of a second file, of the embedder of intervals, where there is one.
+
+        None where the first holds all of the network.
+        """
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint file must say for others to rebuild the network."""

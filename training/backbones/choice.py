@@ -1,7 +1,9 @@
 """Which network a configuration says: the SiT of [model], or ComfyUI's of [comfy]."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from ..checkpoint import interval_path
 from ..config import Config
 from ..data import Dataset
 from ..parallel import Processes
@@ -22,3 +24,19 @@ def build(config: Config, data: Dataset, processes: Processes) -> Backbone:
     backbone = comfy.build(config.comfy, data, processes.device)
     # Spread weights come together by calls that all processes make equally often.
     return replace(backbone, agree=processes.largest) if processes.sharded else backbone
+
+
+def with_interval(backbone: Backbone, config: Config) -> Backbone:
+    """What MeanFlow trains: a network of ComfyUI's with an embedder of intervals beside it.
+
+    It goes on with that of the LoRA or the model that the run begins with, where one lies beside
+    that file. Call this when it is known what else is trained. Raises ValueError, in one sentence,
+    for an embedder that does not fit.
+    """
+    if config.objective.kind != "meanflow" or backbone.interval:
+        return backbone
+    from . import comfy
+
+    begun = [Path(f) for f in (config.lora.checkpoint, config.comfy.checkpoint) if f is not None]
+    found = [path for path in map(interval_path, begun) if path.exists()]
+    return comfy.with_interval(backbone, config.run.seed, found[0] if found else None)

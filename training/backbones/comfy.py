@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sv_core.models import interval
+from sv_core.models.interval import IntervalEmbedder
+
+from ..checkpoint import read_weights
 from ..comfy_folder import find
 from ..config import ComfyConfig
 from ..data import Dataset
@@ -80,6 +84,35 @@ def build(config: ComfyConfig, data: Dataset, device: torch.device) -> ComfyBack
     if backbone.trainable:
         backbone.unfreeze()
     return backbone
+
+
+def with_interval(backbone: ComfyBackbone, seed: int, begun: Path | None = None) -> ComfyBackbone:
+    """The same told intervals, by an embedder in float32 that is trained whatever else is.
+
+    New, it changes nothing yet and is a function of the seed; ``begun`` is the file of one to go on
+    with. It becomes a part of the network: call this after ``lora.inject``, whose patterns it must
+    not fit. Raises ValueError, in one sentence, for a file of something else.
+    """
+    network, family = backbone.base.diffusion_model, backbone.family.preset
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        embedder = IntervalEmbedder(interval.width(interval.time_embedding(network, family)))
+    if begun is not None:
+        state, metadata = read_weights(begun)
+        try:
+            embedder, said = interval.from_file(state, metadata)
+            interval.require_fit(embedder, said, network, family)
+        except ValueError as e:
+            raise ValueError(f"{begun}: {e}") from e
+    place = interval.PREFIX.removesuffix(".")
+    network.register_module(place, embedder)
+    # As all buffers, see ``wrap``.
+    buffers = [f"{place}.{name}" for name, _ in embedder.named_buffers()]
+    network._ddp_params_and_buffers_to_ignore = [
+        *network._ddp_params_and_buffers_to_ignore,
+        *buffers,
+    ]
+    return replace(backbone, embedder=embedder)
 
 
 def _build(file: ModelFile, part: dict[str, Tensor], host: Host, dtype: torch.dtype | None) -> Any:

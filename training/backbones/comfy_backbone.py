@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sv_core.latent import LatentSpec
+from sv_core.models.interval import IntervalEmbedder, joined, to_file
 
 from .comfy_families import Family, Tokens
 from .comfy_files import ModelFile, beside
@@ -37,6 +38,8 @@ class _Live:
 class ComfyBackbone:
     """v(x_t, t, cond) of a network of ComfyUI's; cond numbers the entries of ``texts``.
 
+    With an ``embedder``, which is then a part of the network, also the average velocity.
+
     ``model`` is the network, perhaps wrapped; ``base`` is ComfyUI's whole model around it, which
     knows conditioning, timestep and latents. ``agree`` makes the number of passes of a call the
     same in all processes of a sharded run (FSDP): it is given this process's and returns the
@@ -57,10 +60,8 @@ class ComfyBackbone:
     texts: Texts | None = None
     guidance: float = 1.0
     agree: Callable[[int], int] = int
+    embedder: IntervalEmbedder | None = None
     live: _Live = field(default_factory=_Live)
-
-    interval = False
-    """It was not taught what an average velocity over an interval is."""
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -85,12 +86,25 @@ class ComfyBackbone:
         """What it computes in, whatever the weights are kept in."""
         return self.base.manual_cast_dtype or self.base.diffusion_model.dtype
 
+    @property
+    def interval(self) -> bool:
+        """Whether there is an average velocity, and r = t is the velocity."""
+        return self.embedder is not None
+
     def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """v: x_t (b, c, h, w) or (b, c, f, h, w), t (b,), cond (b,) -> like x_t.
 
         Rows of equally long texts run together, and come back in their order. Runs under
         ``torch.func.jvp`` inside ``forward_mode()``.
         """
+        return self._over(torch.zeros_like(t), x_t, t, cond)
+
+    def average_velocity(self, x_t: Tensor, r: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """u(x_t, r, t, cond) over [r, t] <= 1, for a network with an embedder; else as velocity."""
+        return self._over(t - r, x_t, t, cond)
+
+    def _over(self, gap: Tensor, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """The average velocity over intervals that are as long as ``gap`` (b,)."""
         x = x_t.unsqueeze(2) if self.family.frames and x_t.ndim == 4 else x_t
         cells = [math.ceil(side / self.patch_size) for side in x.shape[-2:]]
         self.live.tokens = math.prod(cells) * (x.shape[2] if x.ndim == 5 else 1)
@@ -100,12 +114,12 @@ class ComfyBackbone:
         passes = self.agree(len(groups))  # before the first, which others may wait for
         whole = len(groups) == 1
         parts = [
-            self._pass(x, t, entry) if whole else self._pass(x[rows], t[rows], entry)
+            self._pass(*((x, t, gap) if whole else (x[rows], t[rows], gap[rows])), entry)
             for rows, entry in groups
         ]
         kept = [len(pieces) for pieces, _ in self.live.watchers]
         idle = [
-            self._pass(x[:1], t[:1], {k: v[:1] for k, v in groups[0][1].items()})
+            self._pass(x[:1], t[:1], gap[:1], {k: v[:1] for k, v in groups[0][1].items()})
             for _ in range(passes - len(groups))
         ]
         for (pieces, _), n in zip(self.live.watchers, kept, strict=True):
@@ -124,9 +138,13 @@ class ComfyBackbone:
             v = v + 0 * nothing.sum().to(v)
         return v.reshape(x_t.shape)
 
-    def _pass(self, x: Tensor, t: Tensor, entry: Entry) -> Tensor:
+    def _pass(self, x: Tensor, t: Tensor, gap: Tensor, entry: Entry) -> Tensor:
         arguments, options = self.inputs(x, t, entry)
-        return self.model(*arguments, **options)
+        if self.embedder is None:
+            return self.model(*arguments, **options)
+        network, family = self.base.diffusion_model, self.family.preset
+        with joined(network, family, self.embedder, lambda: gap):
+            return self.model(*arguments, **options)
 
     def inputs(self, x: Tensor, t: Tensor, entry: Entry) -> tuple[tuple, dict[str, Any]]:
         """What ComfyUI's sampling would hand to the network: (x, timestep), the rest by name.
@@ -250,13 +268,17 @@ class ComfyBackbone:
         own = self.base.diffusion_model.state_dict()
         return self.file.weights({key: own[name].detach() for key, name in self.names.items()})
 
+    def sidecar(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """(tensors, metadata) of the embedder, which no key of the file's names."""
+        return None if self.embedder is None else to_file(self.embedder, self.family.preset)
+
     def metadata(self) -> dict[str, str]:
         """The file's own, and the few words that model libraries read."""
         return self.file.metadata | {
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": self.family.name.replace("_", "-"),
             "modelspec.implementation": "stable-velocity",
-            "modelspec.prediction_type": "velocity",
+            "modelspec.prediction_type": "average velocity" if self.interval else "velocity",
         }
 
     def _numbered(self) -> list[tuple[nn.Module, Tokens]]:

@@ -20,14 +20,16 @@ Tokens = Callable[[Any, int], Tensor]
 class Family:
     """One architecture. ``blocks``: its lists of blocks, in the order of running.
 
-    ``context`` and ``pooled`` are the widths of the text that it takes (pooled 0: takes none);
-    ``tiny`` is what to change in a file's configuration for a network of the same kind that
-    computes in milliseconds; ``kind`` says what its latents are: ``pictures`` (b, c, h, w),
-    pictures as videos of ``one frame`` (b, c, 1, h, w), or ``video``.
+    ``preset`` is what the nodes and the files of interval embedders call it; ``context`` and
+    ``pooled`` are the widths of the text that it takes (pooled 0: takes none); ``tiny`` is what to
+    change in a file's configuration for a network of the same kind that computes in milliseconds;
+    ``kind`` says what its latents are: ``pictures`` (b, c, h, w), pictures as videos of
+    ``one frame`` (b, c, 1, h, w), or ``video``.
     """
 
     name: str
     title: str
+    preset: str
     blocks: Mapping[str, Tokens]
     width: Callable[[nn.Module], int]
     context: Callable[[nn.Module], int]
@@ -91,6 +93,7 @@ def _second(out: Any, _: int) -> Tensor:
 SD3 = Family(
     "sd3",
     "SD3.5",
+    "SD3.5",
     {"joint_blocks": _second},
     width=lambda m: m.hidden_size,
     context=lambda m: m.context_embedder.in_features,
@@ -99,6 +102,7 @@ SD3 = Family(
 )
 FLUX = Family(
     "flux",
+    "Flux",
     "Flux",
     # A single block runs over text and picture together, text first.
     {"double_blocks": lambda out, _: out[0], "single_blocks": lambda out, n: out[:, -n:]},
@@ -110,6 +114,7 @@ FLUX = Family(
 QWEN = Family(
     "qwen_image",
     "Qwen-Image",
+    "Qwen-Image",
     {"transformer_blocks": _second},
     width=lambda m: m.inner_dim,
     context=lambda m: m.txt_in.in_features,
@@ -120,6 +125,7 @@ QWEN = Family(
 WAN = Family(
     "wan",
     "Wan",
+    "Wan2.2",
     {"blocks": lambda out, _: out},
     width=lambda m: m.dim,
     context=lambda m: m.text_dim,

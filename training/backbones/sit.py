@@ -1,6 +1,6 @@
 """SiT as a backbone: by name, by sizes, or from a checkpoint."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -50,6 +50,9 @@ class SiTBackbone:
         """u(x_t, r, t, cond) over [r, t] <= 1: x_t (b, ...), r, t, cond (b,) -> (b, ...)."""
         return self.model(x_t, t, cond, r)
 
+    def forward_mode(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def watch(self, number: int) -> AbstractContextManager[list[Tensor]]:
         return capture(self.blocks[number - 1])
 
@@ -58,6 +61,9 @@ class SiTBackbone:
 
     def weights(self) -> dict[str, Tensor]:
         return self.model.state_dict()
+
+    def sidecar(self) -> None:
+        """Its embedder of intervals is among the weights."""
 
     def metadata(self) -> dict[str, str]:
         return to_metadata(self.config, self.latent) | {
