@@ -1,15 +1,10 @@
-"""Configuration: frozen dataclasses <- a TOML file <- ``--set dotted.key=value``. Strict.
+"""What a run can be told: frozen dataclasses, and what must hold between their fields.
 
-A knob is a field here with a default; what a file or the command line says must be a known key, of
-the right type and, where there are choices, one of them. Every error is one sentence.
+A knob is a field here with a default; how a file or ``--set`` becomes these is settings.py's.
 """
 
-import json
-import sys
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +13,7 @@ from sv_core.meanflow import DERIVATIVES
 from sv_core.timesteps import TIMESTEPS
 from sv_core.weighting import WEIGHTS
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
-def knob(default: Any, *, choices: Iterable[str] = (), low: float | None = None) -> Any:
-    """A field with its allowed names or its least value."""
-    return field(default=default, metadata={"choices": tuple(choices), "low": low})
+from .settings import build, knob, override, read, toml
 
 
 @dataclass(frozen=True)
@@ -219,90 +206,13 @@ class Config:
     run: RunConfig = RunConfig()
 
 
-def _have(names: Iterable[str]) -> str:
-    return f"(have: {', '.join(names)})"
-
-
-def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
-    """``value`` checked against a field's type, choices and bound."""
-    if typing.get_origin(kind) is tuple:
-        of = typing.get_args(kind)[0]
-        # One value may stand for a list of one.
-        parts = value if isinstance(value, list) else [value]
-        return tuple(_value(key, part, of, knob) for part in parts)
-    if isinstance(kind, types.UnionType):
-        kinds = [k for k in typing.get_args(kind) if k is not types.NoneType]
-        kind = next((k for k in kinds if type(value) is k), kinds[0])
-    if typing.get_origin(kind) is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{key} must be a table such as {{mean = 0.0}}, got {value!r}")
-        return {name: _value(f"{key}.{name}", v, float, {}) for name, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
-        want = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[
-            kind
-        ]
-        raise ValueError(f"{key} must be {want}, got {value!r}")
-    if knob.get("choices") and value not in knob["choices"]:
-        raise ValueError(f"unknown {key} {value!r} {_have(knob['choices'])}")
-    low = knob.get("low")
-    if low is not None and not value >= low:
-        raise ValueError(f"{key} must be at least {low}, got {value}")
-    return value
-
-
-def build(kind: type, table: Mapping[str, Any], prefix: str = "") -> Any:
-    """A dataclass of ``kind`` from a TOML table."""
-    hints = typing.get_type_hints(kind)
-    for name in table:
-        if name not in hints:
-            raise ValueError(f"unknown config key '{prefix}{name}' {_have(hints)}")
-    values = {}
-    for f in fields(kind):
-        if f.name not in table:
-            continue
-        key, value = prefix + f.name, table[f.name]
-        if is_dataclass(hints[f.name]):
-            if not isinstance(value, dict):
-                raise ValueError(f"'{key}' is a section: write [{key}], or {key}.<key> = ...")
-            values[f.name] = build(hints[f.name], value, f"{key}.")
-        else:
-            values[f.name] = _value(key, value, hints[f.name], f.metadata)
-    return kind(**values)
-
-
-def override(table: dict[str, Any], assignment: str) -> None:
-    """Put one ``dotted.key=value`` into the table; a value that is no TOML is a bare word."""
-    key, equals, text = assignment.partition("=")
-    *path, name = key.strip().split(".")
-    if not equals or not all([*path, name]):
-        raise ValueError(f"--set wants key=value, such as optim.lr=1e-4, got {assignment!r}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for part in path:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ValueError(f"--set {assignment}: '{part}' is a value, not a section")
-    table[name] = value
-
-
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML file, apply the overrides in order, check everything.
 
     Raises ValueError, in one sentence, for a file that is missing or no TOML, and for anything in
     it that is not a known key with a value it can have.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"there is no config file {path}") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder: name the .toml file in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not a TOML file: {e}") from e
+    table = read(path)
     for assignment in overrides:
         override(table, assignment)
     config = build(Config, table)
@@ -430,17 +340,6 @@ def dump(config: Config) -> str:
         for f in fields(part):
             value = getattr(part, f.name)
             if value is not None:
-                lines.append(f"{f.name} = {_toml(value)}")
+                lines.append(f"{f.name} = {toml(value)}")
         lines.append("")
     return "\n".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    # A JSON string is a TOML basic string; floats repr as TOML writes them, inf included.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -12,10 +12,10 @@ from sv_core.latent import LatentSpec, pixels
 
 from . import captions, images, videos
 from .captions import Variants
-from .config import knob
 from .host_codec import check_text, is_tiny
 from .listing import Listing, is_video, scan
 from .reading import ahead, attempt
+from .settings import knob
 from .shards import Index, fingerprint
 from .vae import FAMILIES, MOVING, STRIDE, TIMED
 

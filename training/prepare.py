@@ -24,9 +24,9 @@ import torch
 
 from .cache import LatentCache
 from .comfy_folder import find
-from .config import build, override
 from .encode import Outcome, prepare
 from .plan import PrepareConfig, check
+from .settings import build, override
 from .shards import SKIPPED
 
 
