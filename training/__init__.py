@@ -1,4 +1,4 @@
-"""The trainer: from data to checkpoints. Imports sv_core; of ComfyUI only backbones/ and host_codec.
+"""The trainer: from data to checkpoints. Imports sv_core; what knows ComfyUI says so in its name.
 
 commands    prepare, finetune, sample, toy, toy_meanflow, demo, footprint
 caches      listing, captions, images, pictures, videos: what lies in a folder
