@@ -151,7 +151,8 @@ def test_kill_9_then_the_same_command(tmp_path):
 def test_ctrl_c_leaves_a_cache_that_goes_on(tmp_path):
     root = write_digits(tmp_path / "digits", 800)
     command = [sys.executable, "-m", "training.prepare", str(root), str(tmp_path / "cache")]
-    command += ["--set", "size=8", "--set", "channels=1", "--set", "shard=8"]
+    # Large enough that it is still at work when a busy machine looks again.
+    command += [x for s in ("size=128", "channels=1", "shard=8", "workers=1") for x in ("--set", s)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "cache").glob("latents-*")) and process.poll() is None:
         time.sleep(0.001)
