@@ -13,6 +13,20 @@ DEMO = ROOT / "out" / "demo" / "digits_sit.safetensors"
 SOURCES = ("sv_core", "training")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also the trainings inside ComfyUI")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Trainings in real hosts take some minutes for each, so they wait to be asked for."""
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes: python dev.py test tests/host --slow")
+    for item in items:
+        if {"comfy", "slow"} <= {mark.name for mark in item.iter_markers()}:
+            item.add_marker(skip)
+
+
 def newest_source() -> float:
     """When what the checkpoint depends on was last changed."""
     files = (f for folder in SOURCES for f in (ROOT / folder).rglob("*") if f.suffix != ".pyc")

@@ -12,6 +12,7 @@ from tests.host.server import Host
 from tests.host.torchrun_data import write_cache
 from training.config import load
 
+pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 INSIDE = Path(__file__).parent / "inside_interval.py"
 CHECKS = re.findall(r"^def check_(\w+)", INSIDE.read_text(), re.MULTILINE)
 LORA = {"rank": 4}
