@@ -153,7 +153,13 @@ def test_ctrl_c_leaves_a_cache_that_goes_on(tmp_path):
     command = [sys.executable, "-m", "training.prepare", str(root), str(tmp_path / "cache")]
     # Large enough that it is still at work when a busy machine looks again.
     command += [x for s in ("size=128", "channels=1", "shard=8", "workers=1") for x in ("--set", s)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def listen() -> None:  # where the tests themselves run in the background, Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+    )
     while not list((tmp_path / "cache").glob("latents-*")) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
