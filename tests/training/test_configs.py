@@ -158,7 +158,12 @@ def test_both_experts_of_wan_are_said():
 
 def test_the_example_pictures_share_a_caption(tmp_path):
     """What makes StableVM more than flow matching: each caption of one picture, and one of all."""
-    command = [str(ROOT / "examples/dataset"), str(tmp_path / "cache"), "--set", "captions=lines"]
+    command = [
+        str(ROOT / "docs/example_dataset"),
+        str(tmp_path / "cache"),
+        "--set",
+        "captions=lines",
+    ]
     assert prepare([*command, "--set", "size=32"]) == 0
     cache = LatentCache(tmp_path / "cache")
     assert len(cache) == 4 and len(cache.conditions) == 5
