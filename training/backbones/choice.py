@@ -38,5 +38,6 @@ def with_interval(backbone: Backbone, config: Config) -> Backbone:
     from . import comfy
 
     begun = [Path(f) for f in (config.lora.checkpoint, config.comfy.checkpoint) if f is not None]
+    assert isinstance(backbone, comfy.ComfyBackbone)  # a SiT of [model] has its intervals already
     found = [path for path in map(interval_path, begun) if path.exists()]
     return comfy.with_interval(backbone, config.run.seed, found[0] if found else None)

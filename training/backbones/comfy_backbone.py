@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sv_core.latent import LatentSpec
 from sv_core.models.interval import IntervalEmbedder, joined, to_file
 
+from .base import Backbone
 from .comfy_families import Family, Tokens
 from .comfy_files import ModelFile, beside
 from .comfy_guard import guard, plain_attention, plainly
@@ -217,8 +218,8 @@ class ComfyBackbone:
             handle.remove()
             self.live.watchers[:] = [w for w in self.live.watchers if w[0] is not pieces]
 
-    def on(self, model: nn.Module) -> "ComfyBackbone":
-        """The same adapter over the network as it is wrapped for several processes."""
+    def on(self, model: Callable[..., Any]) -> "ComfyBackbone":
+        """The same adapter over the network as it is wrapped, or over its bare ``forward``."""
         return replace(self, model=model)
 
     def reading(self, texts: Texts) -> "ComfyBackbone":
@@ -288,6 +289,9 @@ class ComfyBackbone:
             for name, tokens_of in self.family.blocks.items()
             for block in getattr(network, name)
         ]
+
+
+_PROVED: type[Backbone] = ComfyBackbone  # to the type checker
 
 
 def wrap(

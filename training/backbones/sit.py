@@ -1,8 +1,10 @@
 """SiT as a backbone: by name, by sizes, or from a checkpoint."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, wit
 from ..checkpoint import read_weights
 from ..config import ModelConfig
 from ..data import Dataset
+from .base import Backbone
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class SiTBackbone:
 
     @property
     def blocks(self) -> nn.ModuleList:
-        return self.model.blocks
+        blocks = self.model.blocks
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
 
     @property
     def width(self) -> int:
@@ -56,7 +61,7 @@ class SiTBackbone:
     def watch(self, number: int) -> AbstractContextManager[list[Tensor]]:
         return capture(self.blocks[number - 1])
 
-    def on(self, model: nn.Module) -> "SiTBackbone":
+    def on(self, model: Callable[..., Any]) -> "SiTBackbone":
         return replace(self, model=model)
 
     def weights(self) -> dict[str, Tensor]:
@@ -73,6 +78,9 @@ class SiTBackbone:
             "modelspec.prediction_type": "average velocity" if self.interval else "velocity",
             "modelspec.resolution": f"{self.config.input_size}x{self.config.input_size}",
         }
+
+
+_PROVED: type[Backbone] = SiTBackbone  # to the type checker
 
 
 def load(path: Path) -> SiTBackbone:
@@ -120,6 +128,7 @@ def build(config: ModelConfig, data: Dataset, seed: int, *, interval: bool = Fal
 
 
 def _with_interval(backbone: SiTBackbone, seed: int) -> SiTBackbone:
+    assert isinstance(backbone.model, SiT)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = with_interval(backbone.model)
@@ -133,16 +142,26 @@ def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:
             f"a SiT is for square pictures, these latents are {height}x{size}: prepare a cache "
             f"with --set buckets=square"
         )
-    fixed = {"input_size": size, "in_channels": channels, "num_classes": data.num_classes}
     if config.name is not None:
-        sit = SiTConfig.named(config.name, **fixed)
+        sit = SiTConfig.named(
+            config.name, input_size=size, in_channels=channels, num_classes=data.num_classes
+        )
     else:
+        patch, width, depth, heads = (
+            config.patch_size,
+            config.hidden_size,
+            config.depth,
+            config.num_heads,
+        )
+        assert patch is not None and width is not None and depth is not None and heads is not None
         sit = SiTConfig(
-            patch_size=config.patch_size,
-            hidden_size=config.hidden_size,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            **fixed,
+            patch_size=patch,
+            hidden_size=width,
+            depth=depth,
+            num_heads=heads,
+            input_size=size,
+            in_channels=channels,
+            num_classes=data.num_classes,
         )
     if sit.hidden_size % sit.num_heads:
         raise ValueError(
