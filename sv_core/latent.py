@@ -36,6 +36,10 @@ class LatentSpec:
         """(latent - shift) * scale, of (b, c, ...)."""
         return (latent - _along(self.shift, latent)) * _along(self.scale, latent)
 
+    def std_to_model(self, std: Tensor) -> Tensor:
+        """std * scale, of (b, c, ...): a standard deviation, which no shift changes."""
+        return std * _along(self.scale, std)
+
     def from_model(self, x: Tensor) -> Tensor:
         """x / scale + shift, of (b, c, ...)."""
         return x / _along(self.scale, x) + _along(self.shift, x)

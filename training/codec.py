@@ -81,7 +81,7 @@ class Codec:
             x = self.latent.to_model(mean).double()
             moments = {"sum": x.sum(), "square": x.square().sum()}
             if std is not None:
-                moments["posterior"] = (std.float() * self.latent.scale).double().square().sum()
+                moments["posterior"] = self.latent.std_to_model(std.float()).double().square().sum()
             for key, value in moments.items():
                 sums[key] = sums.get(key, 0.0) + value.item()
             sums["count"] = sums.get("count", 0.0) + x.numel()
