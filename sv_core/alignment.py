@@ -9,6 +9,7 @@ grid, and w(t) one of ``weighting.WEIGHTS``. [REPA: arXiv 2410.06940; VA-REPA, t
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -87,7 +88,7 @@ def capture(
     """
     captured: list[Tensor] = []
 
-    def keep(module: nn.Module, args: tuple, output: object) -> None:
+    def keep(module: nn.Module, args: tuple, output: Any) -> None:
         h = output if part is None else output[part]
         if not isinstance(h, Tensor):
             raise TypeError(

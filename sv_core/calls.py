@@ -124,7 +124,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def call_nodes(ts: Sequence[float], calls: int, rule: str = "auto") -> list[int]:
+def call_nodes(ts: Sequence[float] | np.ndarray, calls: int, rule: str = "auto") -> list[int]:
     """The nodes at which to call, by a rule's name; ``calls`` of them, or all of a shorter grid.
 
     Raises ValueError for an unknown rule, fewer than two calls, and a rule that needs more.

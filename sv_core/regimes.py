@@ -98,7 +98,7 @@ def drift(gram: np.ndarray, ts: Sequence[float]) -> np.ndarray:
     return np.sqrt(np.maximum(change, 0) / size.mean()) / -np.diff(ts)[: len(size) - 1]
 
 
-def suggest_split(ts: Sequence[float], curve: Sequence[float]) -> float:
+def suggest_split(ts: Sequence[float], curve: Sequence[float] | np.ndarray) -> float:
     """Where a variance or drift curve leaves its plateau towards noise.
 
     From the curve's minimum upwards in t, the first time at which it has climbed a fifth of the way

@@ -25,8 +25,17 @@ TIME_EMBEDDINGS = {
 """Families of ComfyUI -> the part of their network whose output the interval's joins."""
 
 
+def linear(layers: nn.Sequential, k: int) -> nn.Linear:
+    """Layer ``k`` of several, which is a linear one. Raises AssertionError when it is not."""
+    layer = layers[k]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
 class TimestepEmbedder(nn.Module):
     """Sinusoids of t, then two linear layers: (b,) -> (b, d)."""
+
+    omega: Tensor
 
     def __init__(self, hidden_size: int, frequencies: int = 256):
         super().__init__()
@@ -43,7 +52,7 @@ class TimestepEmbedder(nn.Module):
         t = t.to(torch.promote_types(self.omega.dtype, torch.float32))
         angle = t[:, None] * self.omega
         waves = torch.cat([angle.cos(), angle.sin()], dim=1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(linear(self.mlp, 0).weight.dtype))
 
 
 class IntervalEmbedder(TimestepEmbedder):
@@ -51,7 +60,7 @@ class IntervalEmbedder(TimestepEmbedder):
 
     def __init__(self, hidden_size: int, frequencies: int = 256):
         super().__init__(hidden_size, frequencies)
-        first, last = self.mlp[0], self.mlp[2]
+        first, last = linear(self.mlp, 0), linear(self.mlp, 2)
         nn.init.normal_(first.weight, std=0.02)
         for zero in (first.bias, last.weight, last.bias):
             nn.init.zeros_(zero)
@@ -96,7 +105,8 @@ def width(embedding: nn.Module) -> int:
 
     Linear layers are known by ``out_features``: the host's quantised ones are not ``nn.Linear``.
     """
-    return [m.out_features for m in embedding.modules() if hasattr(m, "out_features")][-1]
+    sizes = [getattr(m, "out_features", None) for m in embedding.modules()]
+    return [size for size in sizes if size is not None][-1]
 
 
 def require_fit(embedder: IntervalEmbedder, family: str, network: nn.Module, found: str) -> None:

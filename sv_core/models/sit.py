@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any, TypedDict
 
 import torch
 from einops import rearrange
@@ -15,9 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..latent import SD_VAE, LatentSpec, pixels
-from .interval import IntervalEmbedder, TimestepEmbedder, has_interval
+from .interval import IntervalEmbedder, TimestepEmbedder, has_interval, linear
 
-SIT_SIZES = {
+
+class Sizes(TypedDict):
+    """What the letter of a SiT's name says."""
+
+    hidden_size: int
+    depth: int
+    num_heads: int
+
+
+SIT_SIZES: dict[str, Sizes] = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
     "B": {"hidden_size": 768, "depth": 12, "num_heads": 12},
     "L": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
@@ -205,12 +215,15 @@ class SiT(nn.Module):
         for m in self.modules():
             if isinstance(m, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(m.weight.view(len(m.weight), -1))
-                nn.init.zeros_(m.bias)
-        for embedding in (self.y_embedder.embedding_table, *self.t_embedder.mlp[::2]):
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+        times = self.t_embedder.mlp
+        for embedding in (self.y_embedder.embedding_table, linear(times, 0), linear(times, 2)):
             nn.init.normal_(embedding.weight, std=0.02)
         # Every block begins as the identity and the output as 0 (adaLN-Zero).
-        for layer in (*self.blocks, self.final_layer):
-            nn.init.zeros_(layer.adaLN_modulation[1].weight)
+        for layer in self.modules():
+            if isinstance(layer, SiTBlock | FinalLayer):
+                nn.init.zeros_(linear(layer.adaLN_modulation, 1).weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor, r: Tensor | None = None) -> Tensor:
@@ -264,7 +277,7 @@ def _described(kind: type, text: str | None):
 
 
 def from_checkpoint(
-    state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    state: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 ) -> tuple[SiT, LatentSpec]:
     """Build a SiT in evaluation mode from a checkpoint's tensors, and say what its latents are.
 
