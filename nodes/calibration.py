@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,7 @@ def fingerprint(model: Any) -> tuple[str, str]:
     return type(model.model).__name__, hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
 
 
-def write_nodes(nodes: Nodes) -> str:
+def write_nodes(nodes: Sequence[int]) -> str:
     """As people read and enter them: ``0 2 4 7``."""
     return " ".join(map(str, nodes))
 

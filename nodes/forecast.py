@@ -198,7 +198,7 @@ def ode_sigmas(sigmas: Tensor, calls: int) -> Tensor:
 
 @torch.no_grad()
 def sample_planned(
-    model: Callable,
+    model: Any,
     x: Tensor,
     sigmas: Tensor,
     extra_args: dict | None = None,
@@ -223,6 +223,7 @@ def sample_planned(
     else:
         nodes = plan.nodes
         if not nodes and plan.mode == CALIBRATED:
+            assert plan.calibration is not None  # or plan.check() has said so
             nodes = plan.calibration.nodes_for(patcher, sigmas, plan.calls)
         elif not nodes and plan.mode == SELF:
             key = _queue_key(patcher, x, sigmas, plan)
@@ -241,7 +242,7 @@ def sample_planned(
         x = sample(velocity, x, sigmas, callback=run, **options)
     told = f" at {write_nodes(run.nodes)}" if plan.mode != ODE else ""
     logging.info("StableVS %s: %d of %d calls%s", plan.mode, len(run.nodes), steps, told)
-    if recorder is not None and total < steps:
+    if recorder is not None and key is not None and total is not None and total < steps:
         _remember(patcher, key, recorder, times, plan.calls)
     if plan.note is not None and plan.mode in (ADAPTIVE, SELF):
         told = {"mode": plan.mode, "solver": plan.solver, "steps": steps}

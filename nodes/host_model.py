@@ -148,7 +148,8 @@ def read_tensors(folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, s
     """(tensors, metadata) of a file. Raises ValueError, in words, when it cannot be read."""
     path = file_path(folder, name)
     try:
-        return comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+        state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+        return state, metadata
     except UNREADABLE as e:
         raise ValueError(
             f"{name} cannot be read as a checkpoint (safetensors, or a .pt that holds nothing but "

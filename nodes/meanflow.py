@@ -39,7 +39,7 @@ def jump_sigmas(sigmas: Tensor, calls: int) -> Tensor:
 
 @torch.no_grad()
 def sample_jumps(
-    model: Callable,
+    model: Any,
     x: Tensor,
     sigmas: Tensor,
     extra_args: dict | None = None,

@@ -31,7 +31,8 @@ def record(
     extra_args: dict | None = None,
     callback: Callable[[dict], None] | None = None,
     disable: bool | None = None,
-    recorder: Recorder | None = None,
+    *,
+    recorder: Recorder,
     nodes: Sequence[int] = (),
 ) -> Tensor:
     """A sampler function: the host's ``euler``, or its forecast with calls at ``nodes``."""
@@ -79,7 +80,8 @@ class RecordedRuns:
     def gram(self) -> np.ndarray:
         """Inner products (n, n) of the ordinary runs, summed."""
         steps = len(self._sigmas) - 1
-        return sum(recorder.gram()[:steps, :steps] for recorder in self.recorders)
+        grams = (recorder.gram()[:steps, :steps] for recorder in self.recorders)
+        return sum(grams, np.zeros((steps, steps)))
 
     def finish(self) -> None:
         """Fill the bar: fewer checks may have been enough."""
