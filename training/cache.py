@@ -207,7 +207,7 @@ class LatentCache:
         for bucket in self.bucket[indices].unique():
             yield from indices[self.bucket[indices] == bucket].split(n)
 
-    def gather(self, indices: Iterable[int]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def gather(self, indices: Tensor | Iterable[int]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Latents (b, c, h, w), labels (b,), features (b, tokens, dim) each; of one bucket."""
         items = [self[int(i)] for i in indices]
         latents, labels, features = zip(*items, strict=True)
@@ -221,7 +221,7 @@ class LatentCache:
         """
         return self._conditions.pick(indices, generator)
 
-    def masks(self, indices: Iterable[int]) -> Tensor | None:
+    def masks(self, indices: Tensor | Iterable[int]) -> Tensor | None:
         """How much each latent cell counts, in [0, 1]: (b, 1, h, w), with a time axis (b, 1, 1, h,
         w). None for a cache without masks; 1 all over for a picture without one.
         """

@@ -33,54 +33,73 @@ class Dataset(Protocol):
     @property
     def latent(self) -> LatentSpec:
         """What the latents are."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(c, h, w) of every latent. Raises ValueError when they are of several shapes."""
+        ...
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """All shapes that a training batch can have."""
+        ...
 
     @property
     def text(self) -> TextTable | None:
         """What text encoders made of the conditions."""
+        ...
 
     @property
     def num_classes(self) -> int:
         """How many conditions there are; the label after the last one stands for none."""
+        ...
 
     @property
     def feature_dims(self) -> tuple[int, ...]:
         """The channels of each item's features."""
+        ...
 
     @property
     def identity(self) -> dict[str, str]:
         """What a run that is resumed must find again."""
+        ...
 
     def draw(self, n: int, generator: Generator) -> Tensor:
         """n of ``train``, independent and with replacement."""
+        ...
 
     def by_shape(self, indices: Tensor, n: int) -> Iterator[Tensor]:
         """The indices in parts of at most n, those of a part being of one shape."""
+        ...
 
-    def gather(self, indices: Iterable[int]) -> Gathered:
+    def gather(self, indices: Tensor | Iterable[int]) -> Gathered:
         """Latents (b, c, h, w) as the data has them, labels (b,), features (b, n, d) each."""
+        ...
 
     def draw_labels(self, indices: Tensor, generator: Generator) -> Tensor:
         """A condition of each, (b,): its label, or any of its captions."""
+        ...
 
-    def masks(self, indices: Iterable[int]) -> Tensor | None:
+    def masks(self, indices: Tensor | Iterable[int]) -> Tensor | None:
         """How much each latent cell counts, (b, 1, h, w) in [0, 1], where that was prepared."""
+        ...
+
+    def require_text(self) -> TextTable:
+        """The text. Raises ValueError, in one sentence, when there is none."""
+        ...
 
     def require_latent(self, latent: LatentSpec, network: str) -> None:
         """Raises ValueError, in one sentence, when a network is for other latents than these."""
+        ...
 
     def require_patch(self, patch_size: int) -> None:
         """Raises ValueError, in one sentence, when a network's tokens are not the features'."""
+        ...
 
     def notes(self) -> list[str]:
         """What a person should know before training with it, a sentence each."""
+        ...
 
 
 class Pictures:
@@ -108,15 +127,21 @@ class Pictures:
     def by_shape(self, indices: Tensor, n: int) -> Iterator[Tensor]:
         return iter(indices.split(n))
 
-    def gather(self, indices: Iterable[int]) -> Gathered:
+    def gather(self, indices: Tensor | Iterable[int]) -> Gathered:
         rows = torch.as_tensor(indices)
         return self.images[rows], self.labels[rows], ()
 
     def draw_labels(self, indices: Tensor, generator: Generator) -> Tensor:
         return self.labels[indices]
 
-    def masks(self, indices: Iterable[int]) -> None:
+    def masks(self, indices: Tensor | Iterable[int]) -> None:
         return None
+
+    def require_text(self) -> TextTable:
+        raise ValueError(
+            f"{self.name} have no text, which this network is conditioned by: set data.cache to a "
+            f"folder of training.prepare"
+        )
 
     def require_latent(self, latent: LatentSpec, network: str) -> None:
         if latent != self.latent:
@@ -193,6 +218,7 @@ def with_companions(
     in the step's whole batch, for a row's references are the same whoever computes it. [our
     extension of arXiv 2602.05435 to text]
     """
+    assert batch.items is not None
     refs = []
     for row in torch.nonzero(wanted).flatten().tolist():
         drawn = generator(seed, step, f"references/{first + row}")

@@ -24,11 +24,11 @@ def load() -> tuple[Split, Split]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    data = load_digits()
-    images = torch.from_numpy(data.images / 16).float()[:, None]
-    labels = torch.from_numpy(data.target).long()
+    values, target = load_digits(return_X_y=True)
+    images = torch.from_numpy(values.reshape(-1, 8, 8) / 16).float()[:, None]
+    labels = torch.from_numpy(target).long()
     train, held_out = train_test_split(
-        np.arange(len(labels)), test_size=HELD_OUT, random_state=0, stratify=data.target
+        np.arange(len(labels)), test_size=HELD_OUT, random_state=0, stratify=target
     )
     return Split(images[train], labels[train]), Split(images[held_out], labels[held_out])
 
@@ -40,7 +40,9 @@ class Recogniser:
         from sklearn.svm import SVC
 
         train, held_out = load()
-        self._svc = SVC(gamma=0.001).fit(self._features(train.images), train.labels.numpy())
+        # scikit-learn has no types, and those that are read out of its defaults know no number.
+        svc = SVC(gamma=0.001)  # pyright: ignore[reportArgumentType]
+        self._svc = svc.fit(self._features(train.images), train.labels.numpy())
         self.accuracy = self.share(held_out.images, held_out.labels)
         """Its share of right answers on the held-out real digits."""
 

@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ from .reading import ahead, attempt
 from .shards import LATENTS, MASKS, FeatureSpec, Index, Shard, TextSpec
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True)
+class Outcome:
     """The index at the end; how many pictures were encoded, and whether nothing was to do at all.
 
     ``texts`` is how many files of text were made.
@@ -116,7 +117,7 @@ def _with_text(cache: Path, config: PrepareConfig, index: Index) -> Index:
     bound = index.text is not None and any(cache.glob(f"{text.TEXT}-*.safetensors"))
     if spec == index.text or (spec is None and bound):
         return index
-    if bound:
+    if bound and spec is not None:
         raise ValueError(
             f"{cache} has text of other encoders, or of another template than {spec.template!r}: "
             f"use the same again, or another folder"

@@ -89,7 +89,8 @@ def load(path: Path) -> Encoder:
         sizes["num_register_tokens"] = registers
     with _quiet():
         # from_pretrained knows its own files' older names, a plain load_state_dict does not.
-        model, report = kind.from_pretrained(
+        # transformers declares a model here, and gives a pair with output_loading_info.
+        model, report = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             None,
             config=config(**sizes),
             state_dict=state,

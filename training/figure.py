@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from einops import rearrange
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,8 +36,8 @@ def write_comparison(
 ) -> None:
     """Pictures above; below, the time grids and the differences from the first panel."""
     count = len(panels)
-    figure = Figure(figsize=(4.2 * count, 9.2), facecolor=_PAPER, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(4.2 * count, 9.2), facecolor=_PAPER, layout=layout)
     axes = figure.subplots(2, count)
     figure.suptitle(heading, color=_INK, fontsize=15, fontweight="bold")
     for i, panel in enumerate(panels):

@@ -123,7 +123,7 @@ def damaged(config: Config) -> str | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    options, config = parse(arguments), Config()  # the defaults until it is read
     try:
         config = load(options.config, options.set)
         if options.dry_run:

@@ -9,8 +9,11 @@ own memory, fragmentation) is ``RESERVE``.
 import argparse
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from typing import Any
 
 from torch import Tensor, nn
+
+from .offload import Composed
 
 GIB = 1 << 30
 RESERVE = GIB
@@ -111,7 +114,7 @@ def saved_states(mlp_ratio: float) -> float:
     return 26 + 2 * mlp_ratio
 
 
-def least_offload(budget: float, network: Network, tokens: int, **options: object) -> int | None:
+def least_offload(budget: float, network: Network, tokens: int, **options: Any) -> int | None:
     """The fewest ``offload_blocks`` with which a LoRA run fits into so many bytes; None if none."""
     for n in range(len(network.blocks) + 1):
         if footprint(network, tokens, offload_blocks=n, **options).total + RESERVE <= budget:
@@ -126,7 +129,7 @@ def network_of(
     blocks = list(blocks)
     sizes = tuple(sum(p.numel() for p in block.parameters()) for block in blocks)
     features = sum(
-        layer.in_features + layer.out_features
+        getattr(layer, "in_features", 0) + getattr(layer, "out_features", 0)
         for block in blocks
         for layer in block.modules()
         if hasattr(layer, "in_features") and hasattr(layer, "out_features")
@@ -139,7 +142,7 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """What tensors take, as they are; those of several parts (ComfyUI's fp8) by their parts."""
     total = 0
     for x in tensors:
-        if hasattr(x, "__tensor_flatten__"):
+        if isinstance(x, Composed):
             total += tensor_bytes(getattr(x, name) for name in x.__tensor_flatten__()[0])
         else:
             total += x.numel() * x.element_size()

@@ -100,6 +100,8 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 class HostVae:
     """A VAE that ComfyUI loaded, as an encoder."""
 
+    vae: Any  # ComfyUI's own, until it is closed
+
     def __init__(
         self, path: Path, latent: LatentSpec, folder: str | None, device: torch.device, bf16: bool
     ):
@@ -167,6 +169,8 @@ class HostVae:
 
 class HostText:
     """Text encoders that ComfyUI loaded: ``encoder(text)`` -> its tensors by name."""
+
+    clip: Any  # ComfyUI's own, until it is closed
 
     def __init__(self, files: Sequence[str], family: str, folder: str | None, device: torch.device):
         """Raises ValueError, in one sentence, when a file of them is not whole."""

@@ -85,7 +85,7 @@ def mask(path: Path, bucket: tuple[int, int], shape: tuple[int, int] | None = No
                 return torch.full((1, *bucket), 255, dtype=torch.uint8)
             image = image.convert("RGBA").getchannel("A")
         else:
-            image = image.convert("L").resize(shape[::-1], Image.Resampling.BILINEAR)
+            image = image.convert("L").resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
         return as_bytes(cover(image, *bucket))
 
 

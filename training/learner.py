@@ -10,6 +10,7 @@ from sv_core.objective import Objective
 from . import data
 from .backbones.base import Backbone
 from .blocks import adapt
+from .cache import LatentCache
 from .config import Config
 from .meanflow import build_criterion
 from .objective import Aim, Criterion, needs_references, references
@@ -38,11 +39,12 @@ class Learner:
         """This process's share of the step's batch, read; where there is text, with references."""
         config, seed = self.config, self.config.run.seed
         batch = data.batch(self.dataset, config.data, seed, step, self.rows)
-        if self.dataset.text is None or not needs_references(config):
+        cache = self.dataset
+        if not isinstance(cache, LatentCache) or cache.text is None or not needs_references(config):
             return batch
         wanted = self.times(step)[1][self.rows] >= self.objective.threshold
         n, first = config.objective.bank, self.rows.start
-        return data.with_companions(batch, self.dataset, n, wanted, seed, step, first)
+        return data.with_companions(batch, cache, n, wanted, seed, step, first)
 
     def compute(self, batch: data.Batch, step: int, report: bool) -> tuple[Tensor, Tensor, dict]:
         """Leave the gradients in place; (squared error per sample, alignment loss, report)."""
@@ -92,6 +94,7 @@ class Learner:
                 loss = losses.loss.sum() / self.config.data.batch_size
                 align = torch.zeros((), device=processes.device)
                 if alignment:
+                    assert self.projectors is not None and tokens is not None and total is not None
                     projected = self.projectors(tokens[0])
                     align = alignment.loss(projected, features, aim.path.t, total)
             # Gradients are averaged over the processes, and these are shares of a sum.

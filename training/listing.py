@@ -96,11 +96,11 @@ def scan(
     pictures = []
     for path in found:
         folder, count = _first_folder(path, repeats)
-        conditions, problem = [folder], "it lies in no class folder"
+        first, problem = folder, "it lies in no class folder"
+        others: list[str] = []
         if layout == "captions":
             text, problem = captions.read(texts.get(_stem(path)))
-            conditions = variants.of(text, path) if text else [None]
-        first, *others = conditions
+            first, *others = variants.of(text, path) if text else (None,)
         if count == 0:
             first, problem = None, "the name of its folder says that it counts 0 times"
         if first is None:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MethodType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,16 @@ class Adapter(nn.Module):
         return torch.addmm(rows, hidden, self.lora_B.to(y.dtype).t()).view(y.shape)
 
 
-def _forward(self: nn.Module, x: Tensor, *args: Any, **options: Any) -> Tensor:
+class Layer(nn.Module):
+    """What an addition can join, by its attributes: a type for the checker, never made."""
+
+    in_features: int
+    out_features: int
+    weight: Tensor
+    lora: Adapter
+
+
+def _forward(self: Layer, x: Tensor, *args: Any, **options: Any) -> Tensor:
     """Takes the place of a layer's forward. A method, so that a copied layer uses its own."""
     return self.lora(x, type(self).forward(self, x, *args, **options))
 
@@ -106,7 +115,9 @@ def inject(
     # Every process has read the same file, so DDP need not send it round, at the start or (buffers)
     # at each step; and it could not: gloo knows no fp8.
     fixed = [name for name, p in module.named_parameters() if not p.requires_grad]
-    module._ddp_params_and_buffers_to_ignore = fixed + [n for n, _ in module.named_buffers()]
+    fixed += [n for n, _ in module.named_buffers()]
+    # torch declares that a module holds tensors and modules only; DDP reads this list of names.
+    module._ddp_params_and_buffers_to_ignore = fixed  # pyright: ignore[reportArgumentType]
     return list(rank_of)
 
 
@@ -179,7 +190,7 @@ def load_state_dict(
             missing.append(name)
             continue
         base, pair = found
-        a, b = (state.get(base + end) for end in pair)
+        a, b = state[base + pair[0]], state.get(base + pair[1])
         want = tuple(adapter.lora_A.shape), tuple(adapter.lora_B.shape)
         have = tuple(a.shape), b is not None and tuple(b.shape)
         if have != want:
@@ -203,13 +214,17 @@ def load_state_dict(
     return missing
 
 
-def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _layers(module: nn.Module) -> Iterator[tuple[str, Layer]]:
     """What can be added to, by name: maps of features with a matrix (not banks of experts)."""
     for name, layer in module.named_modules():
-        sizes = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
-        weight = getattr(layer, "weight", None)
-        if all(isinstance(n, int) for n in sizes) and getattr(weight, "ndim", 0) == 2:
+        if _fits(layer):
             yield name, layer
+
+
+def _fits(layer: nn.Module) -> TypeGuard[Layer]:
+    sizes = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
+    weight = getattr(layer, "weight", None)
+    return all(isinstance(n, int) for n in sizes) and getattr(weight, "ndim", 0) == 2
 
 
 def _blocks(module: nn.Module) -> list[str]:

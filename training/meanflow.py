@@ -71,20 +71,25 @@ class MeanFlow:
         path = objective.path(batch.x0, generator, rows, self.n)
         r, cond = r[rows].to(path.t), batch.cond.to(path.t.device)
         v = objective.target(path, refs)
-        said = {"stable": describe(objective, path, refs, v)} if report and refs else {}
+        said: dict[str, Any] = {}
+        if report and refs:
+            said["stable"] = describe(objective, path, refs, v)
         whole = Aim(path, cond, r, v, v, torch.ones_like(r), batch.mask)
         size = len(r) // self.parts
         aims = [whole.at(slice(i, i + size)) for i in range(0, len(r), size)]
         with self._steady():
             aims, own = self._own(aims, report)
             with self.processes.autocast():
-                suggested = None
-                if report or self.config.beta == "auto":
-                    suggested = self._suggest(aims, own)
-                beta = min(CAP, suggested) if self.config.beta == "auto" else self.config.beta
+                suggested, beta = None, self.config.beta
+                used = [v_hat for v_hat in own if v_hat is not None]
+                if report or beta == "auto":
+                    suggested = self._suggest(aims, used)
+                if isinstance(beta, str):
+                    assert suggested is not None  # "auto"
+                    beta = min(CAP, suggested)
                 aims = [self._aimed(a, o, beta, generator) for a, o in zip(aims, own, strict=True)]
                 if report:  # last, for what it draws must not change what is learnt
-                    figures = self._figures(aims, own, beta, generator)
+                    figures = self._figures(aims, used, beta, generator)
                     said["meanflow"] = {"beta": beta, "suggested": suggested} | figures
         made = zip(*((a.v, a.target, a.weight) for a in aims), strict=True)
         v, target, weight = (torch.cat(parts) for parts in made)
@@ -189,10 +194,10 @@ class MeanFlow:
         for aim, v_hat in zip(aims, own, strict=True):
             inner = aim.at(_inside(aim))
             u, (_, _, x_t, t) = _of(self.plain, inner.cond), inner.path
-            point, options = (u, x_t, inner.r, t), {"derivative": self.derivative}
-            trace = hutchinson_trace(*point, generator, **options)
-            noisy = mean_velocity_target(*point, inner.v, v_hat=v_hat, beta=beta, **options)
-            noise = noisy - mean_velocity_target(*point, v_hat, **options)
+            point, way = (u, x_t, inner.r, t), self.derivative
+            trace = hutchinson_trace(*point, generator, derivative=way)
+            noisy = mean_velocity_target(*point, inner.v, v_hat=v_hat, beta=beta, derivative=way)
+            noise = noisy - mean_velocity_target(*point, v_hat, derivative=way)
             each = torch.stack([trace, mean_square(noise, inner.mask), torch.ones_like(t)])
             sums += each[:, inner.r < t].sum(1)
         *sums, count = self.processes.sum(sums).tolist()

@@ -66,8 +66,9 @@ class Aim(NamedTuple):
 
     def at(self, rows: slice | Tensor) -> "Aim":
         """Some of the samples."""
-        path, *rest = self
-        return Aim(Path(*(x[rows] for x in path)), *(x if x is None else x[rows] for x in rest))
+        path, *rest = self[:-1]
+        mask = None if self.mask is None else self.mask[rows]
+        return Aim(Path(*(x[rows] for x in path)), *(x[rows] for x in rest), mask=mask)
 
 
 class Criterion(Protocol):
@@ -75,14 +76,17 @@ class Criterion(Protocol):
 
     def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """r <= t, each (n,), of a whole batch: what ``aim`` draws first."""
+        ...
 
     def aim(
         self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
     ) -> tuple[Aim, dict[str, Any]]:
         """For a batch that is those ``rows`` of the step's; with a report when it is asked for."""
+        ...
 
     def losses(self, backbone: Backbone, aim: Aim) -> Losses:
         """With a graph, from one part of the batch."""
+        ...
 
 
 class Velocity:

@@ -7,12 +7,22 @@ parameters stay on the device.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 Copy = Callable[[Tensor, Tensor], object]
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """A tensor of a class of its own that consists of plain ones, as torch asks it of such."""
+
+    def __tensor_flatten__(self) -> tuple[list[str], Any]: ...
+
+    @staticmethod
+    def __tensor_unflatten__(parts: Any, context: Any, size: Any, stride: Any) -> Tensor: ...
 
 
 def _copy(target: Tensor, source: Tensor) -> None:
@@ -96,7 +106,7 @@ class Offloaded:
 
         block.forward = visited
 
-    @torch.compiler.disable
+    @torch.compiler.disable()
     def _arrive(self, number: int) -> None:
         following = number + (-1 if _in_backward() else 1)
         for other in self.here.keys() - {number, following}:
@@ -109,7 +119,7 @@ class Offloaded:
         if 0 <= following < len(self.resting) and following not in self.here:
             self._fetch(following)
 
-    @torch.compiler.disable
+    @torch.compiler.disable()
     def _leave(self, number: int) -> None:
         for owner, name, _ in self.resting[number]:
             owner._parameters[name] = None
@@ -142,7 +152,8 @@ class Offloaded:
                 for to, x in zip(_parts(target), _parts(source), strict=True):
                     self.copy(to, x)
             if self.side is not None:
-                event = self.side.record_event()
+                event = torch.cuda.Event()
+                event.record(self.side)
         self.here[number] = targets, event
 
 
@@ -153,14 +164,14 @@ def _in_backward() -> bool:
 
 def _parts(x: Tensor) -> list[Tensor]:
     """The plain tensors of which a tensor of a class of its own (ComfyUI's fp8) consists."""
-    if not hasattr(x, "__tensor_flatten__"):
+    if not isinstance(x, Composed):
         return [x]
     return [part for name in x.__tensor_flatten__()[0] for part in _parts(getattr(x, name))]
 
 
 def _each(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """The same tensor of other parts."""
-    if not hasattr(x, "__tensor_flatten__"):
+    if not isinstance(x, Composed):
         return function(x)
     names, context = x.__tensor_flatten__()
     parts = {name: _each(getattr(x, name), function) for name in names}

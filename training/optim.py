@@ -38,7 +38,7 @@ def build_optimizer(
         optimizer = _library("schedulefree", config.optimizer).AdamWScheduleFree(trained, **options)
         optimizer.train()
         return optimizer
-    return torch.optim.AdamW(trained, **options)
+    return torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def lr_at(step: int, config: OptimConfig) -> float:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .config import RunConfig
@@ -120,6 +120,7 @@ class Processes:
     def synchronising(self, model: nn.Module, now: bool) -> Any:
         """A context for one forward and backward; gradients travel only in the one with ``now``."""
         if self.sharded:
+            assert isinstance(model, FSDPModule)
             model.set_requires_gradient_sync(now)
         elif self.count > 1 and not now:
             return self.accelerator.no_sync(model)
@@ -141,15 +142,19 @@ class Processes:
     def clip(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
         """Scale the gradients to a norm of at most ``limit``; the norm that they had."""
         norm = self.accelerator.clip_grad_norm_(parameters, limit)
+        assert isinstance(norm, Tensor)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def sum(self, x: Tensor) -> Tensor:
         """Over all processes, on each."""
-        return self.accelerator.reduce(x, "sum") if self.count > 1 else x
+        total = self.accelerator.reduce(x, "sum") if self.count > 1 else x
+        assert isinstance(total, Tensor)  # as x is
+        return total
 
     def largest(self, n: int) -> int:
         """Of the numbers that the processes have."""
         counts = self.accelerator.gather(torch.tensor([n], device=self.device))
+        assert isinstance(counts, Tensor)
         return int(counts.max())
 
     def wait(self) -> None:
@@ -203,8 +208,9 @@ def _reached(loss: Tensor) -> set[int]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # where a gradient is kept
-            found.add(id(node.variable))
+        variable = getattr(node, "variable", None)
+        if variable is not None:  # where a gradient is kept
+            found.add(id(variable))
         left += [following for following, _ in node.next_functions]
     return found
 

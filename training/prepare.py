@@ -115,7 +115,7 @@ def _size(bucket: tuple[int, ...]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    options, config = parse(arguments), PrepareConfig()  # the defaults until it is read
     began = time.perf_counter()
     try:
         config = configure(options.set)

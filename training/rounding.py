@@ -10,11 +10,13 @@ A library does it for optimisers of its own, drawing from the global generator; 
 optimiser of torch's interface, and a resumed run draws what the first would have drawn.
 """
 
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .data import generator
 
@@ -43,21 +45,21 @@ def step_in_float32(optimizer: torch.optim.Optimizer, seed: int) -> torch.optim.
     """
     for group in optimizer.param_groups:
         group.setdefault(_COUNT, 0)
-    optimizer.step = MethodType(_step, optimizer)
-    optimizer._rounding_seed = seed
-    optimizer.register_load_state_dict_pre_hook(_remember)
-    optimizer.register_load_state_dict_post_hook(_restore)
+    exact: dict[int, dict[str, Any]] = {}
+    optimizer.step = MethodType(partial(_step, seed), optimizer)
+    optimizer.register_load_state_dict_pre_hook(partial(_remember, exact))
+    optimizer.register_load_state_dict_post_hook(partial(_restore, exact))
     return optimizer
 
 
 @torch.no_grad()
-def _step(self: torch.optim.Optimizer, closure: None = None) -> None:
+def _step(seed: int, self: torch.optim.Optimizer, closure: None = None) -> None:
     """Takes the place of an optimiser's step."""
     groups = self.param_groups
     parameters = [group["params"] for group in groups]
     before = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     # On the weights' device, where they are rounded, but seeded as everywhere.
-    seeded = generator(self._rounding_seed, groups[0][_COUNT], "rounding").initial_seed()
+    seeded = generator(seed, groups[0][_COUNT], "rounding").initial_seed()
     draws: dict[torch.device, Generator] = {}
 
     def step(chosen: list[list[nn.Parameter]]) -> None:
@@ -97,20 +99,23 @@ def _step(self: torch.optim.Optimizer, closure: None = None) -> None:
 
 def _local(x: Tensor) -> Tensor:
     """This process's share of a tensor that is spread."""
-    return x.to_local() if hasattr(x, "to_local") else x
+    return x.to_local() if isinstance(x, DTensor) else x
 
 
-def _remember(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    optimizer._exact_state = state["state"]
+def _remember(
+    exact: dict[int, dict[str, Any]], optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    exact.clear()
+    exact.update(state["state"])
 
 
-def _restore(optimizer: torch.optim.Optimizer) -> None:
+def _restore(exact: dict[int, dict[str, Any]], optimizer: torch.optim.Optimizer) -> None:
     """torch loads moments in the weight's dtype: take those of bf16 weights in their own."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, exact in optimizer._exact_state.items():
+    for number, values in exact.items():
         weight = weights[number]
         if weight.dtype == torch.bfloat16:
-            for name, value in exact.items():
+            for name, value in values.items():
                 if isinstance(value, Tensor) and name != "step":
                     optimizer.state[weight][name] = value.to(weight.device, copy=True)
-    del optimizer._exact_state
+    exact.clear()

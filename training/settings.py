@@ -19,7 +19,7 @@ else:
     import tomli as tomllib
 
 
-def knob(default: Any, *, choices: Iterable[str] = (), low: float | None = None) -> Any:
+def knob(default: Any, *, choices: Iterable[object] = (), low: float | None = None) -> Any:
     """A field with its allowed names or its least value."""
     return field(default=default, metadata={"choices": tuple(choices), "low": low})
 

@@ -134,6 +134,7 @@ class TrainState:
 
 
 def _inject(config: LoraConfig, network: nn.Module, seed: int) -> None:
+    assert config.rank is not None
     ranks = {pattern: int(rank) for pattern, rank in config.ranks.items()}
     inject(network, config.rank, config.alpha, config.targets or None, config.dropout, ranks, seed)
     if config.checkpoint is not None:
@@ -180,8 +181,8 @@ def save(config: Config, state: TrainState) -> Path:
     path = checkpoint.weights_path(out, state.step)
     _save_weights(config, state)
     tree = state.state_dict()
+    bank = checkpoint.bank_path(out, state.step, processes.index)
     if processes.index and state.bank is not None:
-        bank = checkpoint.bank_path(out, state.step, processes.index)
         checkpoint.save_bank(bank, tree["bank"])
     processes.wait()
     if processes.is_main:

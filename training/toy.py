@@ -7,6 +7,7 @@ minute on one CPU core; prints tables and writes one picture.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator
@@ -57,11 +58,19 @@ def picture(results: dict[str, Result], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     blues = plt.get_cmap("Blues")
-    shade = dict(zip(BANKS, blues([0.4, 0.6, 0.8, 1.0]), strict=True))
+    shade: dict[int | None, Any] = dict(zip(BANKS, blues([0.4, 0.6, 0.8, 1.0]), strict=True))
     shade[None] = "#d1495b"
-    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    style |= {"axes.grid": True, "grid.alpha": 0.25, "axes.titlesize": 10, "legend.frameon": False}
-    with plt.rc_context(style):
+    with plt.rc_context(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 9,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.titlesize": 10,
+            "legend.frameon": False,
+        }
+    ):
         size = (13.5, 3.3 * len(results))
         figure, rows = plt.subplots(
             len(results), 4, figsize=size, squeeze=False, width_ratios=(0.8, 1, 1, 1)

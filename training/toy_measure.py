@@ -30,7 +30,7 @@ def targets(
 
     t (n,) -> ((n, samples, d), (n, samples, d)).
     """
-    at = t.repeat_interleave(samples)
+    at, refs = t.repeat_interleave(samples), None
     if bank is None:
         x0 = mixture.sample(len(at), generator)
     else:
@@ -38,7 +38,7 @@ def targets(
         x0 = refs[torch.randint(bank, at.shape, generator=generator)]
     eps = torch.randn(x0.shape, generator=generator)
     path = Path(x0, eps, LINEAR.x_t(x0, eps, at), at)
-    if bank is None:
+    if refs is None:
         target = conditional_velocity(LINEAR, path)
     else:
         target = stable_velocity(LINEAR, path.x_t, refs, at)

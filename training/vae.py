@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sv_core.latent import SD_VAE, LatentSpec
 
@@ -110,7 +110,7 @@ _RENAMED = (
 class Vae(NamedTuple):
     """A loaded autoencoder and what its latents are."""
 
-    model: nn.Module
+    model: Any  # diffusers' AutoencoderKL, which is imported only where one is read
     latent: LatentSpec
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,8 @@ def load(path: Path, family: str) -> Vae:
     if family in TIMED:
         raise ValueError(f"a VAE of family {family} is read through ComfyUI only, not here: {path}")
     try:
-        from diffusers import AutoencoderKL
+        # Its place inside diffusers moves; the package exports it, but its types do not say so.
+        from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
     except ImportError as e:
         raise ValueError(
             f"reading a VAE needs the package diffusers ({e}): pip install diffusers, or leave "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Tokens = Callable[[Any, int], Tensor]
 """A block's output and the number of image tokens -> those tokens (b, n, width)."""
@@ -31,9 +31,9 @@ class Family:
     title: str
     preset: str
     blocks: Mapping[str, Tokens]
-    width: Callable[[nn.Module], int]
-    context: Callable[[nn.Module], int]
-    pooled: Callable[[nn.Module], int]
+    width: Callable[[Any], int]
+    context: Callable[[Any], int]
+    pooled: Callable[[Any], int]
     tiny: Callable[[Mapping[str, Any]], dict[str, Any]]
     kind: str = "pictures"
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ def open_host(folder: Path, device: torch.device) -> Host:
         sys.path.insert(0, str(folder))
     try:
         _set_arguments(importlib.import_module("comfy.cli_args").args, device)
-        management = importlib.import_module("comfy.model_management")
+        management: Any = importlib.import_module("comfy.model_management")
         modules = {
             name: importlib.import_module(f"comfy.{module}")
             for name, module in (
@@ -75,7 +76,7 @@ def open_host(folder: Path, device: torch.device) -> Host:
     return host
 
 
-def _set_arguments(args: object, device: torch.device) -> None:
+def _set_arguments(args: Any, device: torch.device) -> None:
     args.cpu = device.type == "cpu"
     args.use_pytorch_cross_attention = True
     args.disable_xformers = True
