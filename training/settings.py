@@ -24,8 +24,8 @@ def knob(default: Any, *, choices: Iterable[object] = (), low: float | None = No
     return field(default=default, metadata={"choices": tuple(choices), "low": low})
 
 
-def _have(names: Iterable[str]) -> str:
-    return f"(have: {', '.join(names)})"
+def _have(choices: Iterable[object]) -> str:
+    return f"(have: {', '.join(map(str, choices))})"
 
 
 def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:

@@ -225,6 +225,11 @@ def test_refusals_are_one_sentence_and_change_nothing(tmp_path, capsys, monkeypa
     assert "0 new, 1 gone, 0 changed" in refused(*small)
 
 
+def test_a_number_that_is_no_choice_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"unknown channels 2 \(have: 1, 3\)"):
+        configure(["channels=2"])
+
+
 def test_too_small_a_disk_is_said_at_once_and_a_full_one_when_it_is(tmp_path, monkeypatch):
     root, cache = write_digits(tmp_path / "digits", 40), tmp_path / "cache"
     with monkeypatch.context() as patch:
