@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from sv_core.errors import Unavailable
+
 A, B = TypeVar("A"), TypeVar("B")
 _GONE = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
@@ -27,7 +29,7 @@ def ahead(
 def attempt(task: tuple[Path, Callable[[Path], B]]) -> B | str:
     """What a reader makes of a file, or why the file is damaged.
 
-    Raises OSError, in one sentence, when it is not the file that fails but the disk: to skip all
+    Raises Unavailable, in one sentence, when not the file fails but the disk: to skip all
     that an unplugged disk holds would make a cache of nothing.
     """
     path, read = task
@@ -35,7 +37,7 @@ def attempt(task: tuple[Path, Callable[[Path], B]]) -> B | str:
         return read(path)
     except Exception as e:  # on damaged bytes decoders raise whatever comes
         if isinstance(e, OSError) and e.errno in _GONE:
-            raise OSError(
+            raise Unavailable(
                 f"cannot read {path}: {e.strerror}; finished shards are kept, put the pictures "
                 f"back and run the same command again"
             ) from e
