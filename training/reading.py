@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sv_core.errors import Unavailable
+from sv_core.errors import InvalidInput, Unavailable
 
 A, B = TypeVar("A"), TypeVar("B")
 _GONE = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
@@ -41,7 +41,20 @@ def attempt(task: tuple[Path, Callable[[Path], B]]) -> B | str:
                 f"cannot read {path}: {e.strerror}; finished shards are kept, put the pictures "
                 f"back and run the same command again"
             ) from e
-        if isinstance(e, MemoryError):
+        if isinstance(e, MemoryError) or _ours(e):
             raise
         lines = str(e).splitlines()
         return (lines[0] if lines else type(e).__name__).replace(str(path), path.name)
+
+
+def _ours(e: Exception) -> bool:
+    """Whether it is a defect here, not damaged bytes: raised in our own lines, and not in words.
+
+    A file without a single frame ends an iterator in our lines, too.
+    """
+    trace = e.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    own = where.partition(".")[0] == __name__.partition(".")[0]
+    return own and not isinstance(e, InvalidInput | StopIteration | OSError)

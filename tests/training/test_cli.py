@@ -9,7 +9,7 @@ import torch
 from sv_core.errors import InvalidInput, Unavailable
 from sv_core.latent import pixels
 from sv_core.models.sit import SiT, SiTConfig, to_metadata
-from training import cli, codec, demo, finetune, footprint, learner, prepare, sample, toy
+from training import cli, codec, demo, finetune, footprint, images, learner, prepare, sample, toy
 from training import toy_meanflow as toy_mean
 from training.checkpoint import save_weights
 from training.config import dump
@@ -167,3 +167,10 @@ def test_what_the_system_refuses(tmp_path, capsys):
     assert said(torch.OutOfMemoryError("CUDA")) == (
         2, "error: the GPU's memory is full: take less\n",
     )  # fmt: skip
+
+
+def test_a_reader_that_is_broken_is_no_damaged_picture(command, monkeypatch):
+    # A name of ours that is missing, as after a careless change: raised in our own lines.
+    monkeypatch.delattr(images, "as_bytes")
+    code, lines = command("prepare")
+    assert code == 1 and lines[-1].startswith("NameError: name 'as_bytes' is not defined")
