@@ -39,11 +39,17 @@ class Processes:
             raise InvalidInput("run.precision = fp16 needs a GPU: use bf16 or fp32")
         if config.precision == "fp16" and config.shard:
             raise InvalidInput("run.precision = fp16 does not go with run.shard: use bf16")
-        self.accelerator = Accelerator(
-            cpu=cpu,
-            mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))],
-        )
+        try:
+            self.accelerator = Accelerator(
+                cpu=cpu,
+                mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))],
+            )
+        except torch.distributed.DistError as e:
+            raise Unavailable(
+                f"this process cannot reach the others ({str(e).splitlines()[0]}): start all of "
+                f"them, by torchrun with the same address and port"
+            ) from e
         self.device = self.accelerator.device
         self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
         self.is_main = self.index == 0

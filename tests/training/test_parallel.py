@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sv_core.errors import InvalidInput
+from sv_core.errors import InvalidInput, Unavailable
+from training import parallel
 from training.checkpoint import read_state, read_weights, weights_path
 from training.config import RunConfig, dump
 from training.loop import train
@@ -176,3 +177,14 @@ def test_a_batch_is_dealt_out_evenly_or_not_at_all():
         InvalidInput, match=r"batch_size = 12 .*3 processes in 3 parts.*multiple of 9"
     ):
         processes.share(12, 3)
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch):
+    def unreachable(**_: object) -> None:
+        raise torch.distributed.DistNetworkError("the client socket has timed out\nand much more")
+
+    monkeypatch.setattr(parallel, "Accelerator", unreachable)
+    with pytest.raises(
+        Unavailable, match=r"cannot reach the others \(the client socket has timed out"
+    ):
+        Processes(RunConfig(device="cpu"))
