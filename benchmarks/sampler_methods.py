@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sv_core.calls import call_nodes
+from sv_core.errors import InvalidInput
 from sv_core.regimes import Recorder, self_calibrate
 from sv_core.rehearsal import Rehearsal, rehearse
 from sv_core.sampling import sample_euler, sample_forecast, sample_ode, sample_stable
@@ -137,7 +138,7 @@ def forecast(rule: str) -> Method:
     def method(cell: Cell, calls: int) -> Tensor | None:
         try:
             nodes = call_nodes(cell.native.tolist(), calls, rule)
-        except ValueError:  # the guarded rule needs more calls than these
+        except InvalidInput:  # the guarded rule needs more calls than these
             return None
         return sample_forecast(cell.velocity, cell.x, cell.native, nodes=nodes)
 

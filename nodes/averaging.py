@@ -13,6 +13,7 @@ import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
 from ..sv_core.models import interval
 from ..sv_core.models.interval import IntervalEmbedder
 from . import host
@@ -44,9 +45,9 @@ def has_average_velocity(model: Any) -> bool:
 
 
 def require_average_velocity(model: Any) -> None:
-    """Raise ValueError, in words, for a MODEL that only knows velocities."""
+    """Raise InvalidInput, in words, for a MODEL that only knows velocities."""
     if not has_average_velocity(model):
-        raise ValueError(
+        raise InvalidInput(
             "this model knows no average velocity, so it cannot jump: load a SiT that was trained "
             "with MeanFlow, or put MeanFlow Loader behind the model; for other models use another "
             "sampler"
@@ -83,11 +84,11 @@ def _tell(embedder: IntervalEmbedder, family: str) -> Callable:
 def attach(model: Any, embedder: IntervalEmbedder, family: str) -> Any:
     """A MODEL of a host's family that is told intervals; the given one stays as it is.
 
-    Raises ValueError, in words, when the embedder is for another family or width.
+    Raises InvalidInput, in words, when the embedder is for another family or width.
     """
     found = host.family(model)
     if found not in interval.TIME_EMBEDDINGS:
-        raise ValueError(
+        raise InvalidInput(
             "an interval embedder goes behind Flux, SD3.5, Qwen-Image or Wan, this model is "
             f"{type(model.model).__name__}: a SiT's own file holds its embedder already"
         )

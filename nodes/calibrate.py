@@ -8,6 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
 from . import host
 from .calibration import FOLDER, Calibration, file_name, folder, load, names, save, write_nodes
 from .drift_plot import plot_drift
@@ -21,17 +22,17 @@ STEPS = 8, 100
 def make_guider(
     guider: Any, model: Any, positive: list | None, negative: list | None, cfg: float
 ) -> Any:
-    """The connected GUIDER, or one of MODEL and conditioning. Raises ValueError, in words."""
+    """The connected GUIDER, or one of MODEL and conditioning. Raises InvalidInput, in words."""
     if guider is not None:
         if model is not None or positive is not None or negative is not None:
-            raise ValueError(
+            raise InvalidInput(
                 "connect either a guider, or model, positive and negative: a guider brings its own"
             )
         return guider
     if model is None or positive is None:
-        raise ValueError("connect model and positive, or a guider, as for an ordinary run")
+        raise InvalidInput("connect model and positive, or a guider, as for an ordinary run")
     if negative is None and cfg != 1:
-        raise ValueError(f"cfg {cfg:g} needs negative: connect it, or set cfg to 1")
+        raise InvalidInput(f"cfg {cfg:g} needs negative: connect it, or set cfg to 1")
     made = comfy.samplers.CFGGuider(model)
     made.set_conds(positive, positive if negative is None else negative)
     made.set_cfg(cfg)
@@ -39,16 +40,16 @@ def make_guider(
 
 
 def require_steps(sigmas: Tensor, calls: int) -> None:
-    """Raise ValueError, in words, for a grid that cannot be calibrated."""
+    """Raise InvalidInput, in words, for a grid that cannot be calibrated."""
     require_grid(sigmas)
     steps, (low, high) = len(sigmas) - 1, STEPS
     if not low <= steps <= high:
-        raise ValueError(
+        raise InvalidInput(
             f"SIGMAS has {steps} steps, but {low} to {high} can be calibrated: connect the native "
             "grid, of about 30 steps"
         )
     if not FEWEST <= calls <= min(MOST, steps - 1):
-        raise ValueError(
+        raise InvalidInput(
             f"calls must lie between {FEWEST} and {min(MOST, steps - 1)} on this grid, got {calls}"
         )
 
@@ -258,7 +259,7 @@ class StableVSCalibrationLoader(io.ComfyNode):
         try:
             if calibration is not None:
                 load(calibration)
-        except ValueError as e:
+        except InvalidInput as e:
             return str(e)
         return True
 

@@ -17,6 +17,8 @@ from typing import Any
 import folder_paths
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
+
 FOLDER = "stable_velocity"
 FORMAT = "stable_velocity calibration 1"
 ADVICE = "record one with StableVS Calibrate"
@@ -39,15 +41,15 @@ def write_nodes(nodes: Sequence[int]) -> str:
 
 
 def read_nodes(text: str) -> Nodes:
-    """The other way; commas are fine, and nothing gives (). Raises ValueError, in words."""
+    """The other way; commas are fine, and nothing gives (). Raises InvalidInput, in words."""
     words = text.replace(",", " ").split()
     if not all(re.fullmatch(r"\d{1,5}", word) for word in words):
-        raise ValueError(
+        raise InvalidInput(
             f"nodes must be whole numbers such as 0 2 4 7, or empty, got {text.strip()[:60]!r}"
         )
     nodes = tuple(int(word) for word in words)
     if nodes and (nodes[0] != 0 or any(a >= b for a, b in pairwise(nodes))):
-        raise ValueError(f"nodes must begin with 0 and ascend, got {write_nodes(nodes[:40])}")
+        raise InvalidInput(f"nodes must begin with 0 and ascend, got {write_nodes(nodes[:40])}")
     return nodes
 
 
@@ -83,7 +85,7 @@ class Calibration:
         )
 
     def nodes_for(self, model: Any, sigmas: Tensor, calls: int) -> Nodes:
-        """Raises ValueError, in words, for another model, another grid, and calls without a list.
+        """Raises InvalidInput, in words, for another model, another grid, and calls without a list.
 
         With as many calls as steps that is every node.
         """
@@ -92,20 +94,20 @@ class Calibration:
             why = f"of the class {self.model}, this is {name}"
             if name == self.model:
                 why = f"whose weights have other shapes, though it is a {name} too"
-            raise ValueError(f"this calibration belongs to a model {why}: {ADVICE} for this one")
+            raise InvalidInput(f"this calibration belongs to a model {why}: {ADVICE} for this one")
         if not self.same_grid(sigmas):
             steps, own = len(sigmas) - 1, len(self.sigmas) - 1
             why = f"{own} steps, SIGMAS has {steps}"
             if own == steps:
                 why = f"{own} other noise levels (scheduler, shift or denoise differ)"
-            raise ValueError(
+            raise InvalidInput(
                 f"this calibration belongs to a grid of {why}: connect the SIGMAS that it was "
                 f"recorded on, or {ADVICE} for these"
             )
         if calls >= len(sigmas) - 1:
             return tuple(range(len(sigmas) - 1))
         if calls not in self.nodes:
-            raise ValueError(
+            raise InvalidInput(
                 f"this calibration has no list of {calls} calls: choose {min(self.nodes)} to "
                 f"{max(self.nodes)}"
             )
@@ -121,17 +123,17 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> "Calibration":
-        """Raises ValueError, KeyError or TypeError for anything but ``to_json``'s text."""
+        """Raises InvalidInput, KeyError or TypeError for anything but ``to_json``'s text."""
         fields = json.loads(text)
         if fields.pop("format") != FORMAT:
-            raise ValueError("another format")
+            raise InvalidInput("another format")
         lists = {int(calls): read_nodes(nodes) for calls, nodes in fields.pop("nodes").items()}
         sigmas, drift = (tuple(map(float, fields.pop(k))) for k in ("sigmas", "drift"))
         made = cls(**fields, sigmas=sigmas, drift=drift, nodes=lists)
         if not lists or any(
             len(nodes) != calls or nodes[-1] >= len(sigmas) - 1 for calls, nodes in lists.items()
         ):
-            raise ValueError("a list that does not fit its grid")
+            raise InvalidInput("a list that does not fit its grid")
         return made
 
 
@@ -145,17 +147,17 @@ def names() -> list[str]:
 
 
 def file_name(name: str) -> str:
-    """``name`` as a file's, without folders. Raises ValueError when nothing of it is left."""
+    """``name`` as a file's, without folders. Raises InvalidInput when nothing of it is left."""
     safe = re.sub(r"[^\w.-]+", "_", name).strip("._-")[:80]
     if not safe:
-        raise ValueError(f"{name!r} is no name for a file: use letters and digits")
+        raise InvalidInput(f"{name!r} is no name for a file: use letters and digits")
     return safe if safe.endswith(".json") else f"{safe}.json"
 
 
 def save(calibration: Calibration, name: str = "") -> str:
     """Write it under ``name``, or its own default one; returns the file's name.
 
-    The same model and grid are replaced. Raises ValueError, in words, rather than replace others'.
+    The same model and grid are replaced. Raises InvalidInput rather than replace others'.
     """
     target = folder() / file_name(name or calibration.default_name)
     if target.exists():
@@ -164,7 +166,7 @@ def save(calibration: Calibration, name: str = "") -> str:
             calibration.model,
             calibration.shapes,
         ) or not old.same_grid(calibration.sigmas):
-            raise ValueError(
+            raise InvalidInput(
                 f"{target.name} holds the calibration of another model or grid: choose another name"
             )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,14 +177,14 @@ def save(calibration: Calibration, name: str = "") -> str:
 
 
 def load(name: str) -> Calibration:
-    """Raises ValueError, in words, for a file that is not there or no calibration."""
+    """Raises InvalidInput, in words, for a file that is not there or no calibration."""
     if name not in names():
-        raise ValueError(
+        raise InvalidInput(
             f"{name} is not in ComfyUI's output/{FOLDER}: {ADVICE}, or press R to refresh the list"
         )
     try:
         return Calibration.from_json((folder() / name).read_text("utf-8"))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
-        raise ValueError(
+        raise InvalidInput(
             f"{name} is no calibration, or damaged ({str(e)[:80]}): delete it and {ADVICE}"
         ) from e

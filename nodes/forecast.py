@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..sv_core import sampling
 from ..sv_core.calls import RULES, call_nodes
+from ..sv_core.errors import InvalidInput
 from ..sv_core.regimes import Recorder, self_calibrate
 from ..sv_core.schedules import ode_grid
 from ..sv_core.solvers import SOLVERS
@@ -39,11 +40,11 @@ REMEMBERED = 32
 
 
 def require_grid(sigmas: Tensor) -> None:
-    """Raise ValueError, in words, unless there are noise levels and they descend."""
+    """Raise InvalidInput, in words, unless there are noise levels and they descend."""
     if len(sigmas) == 0:
-        raise ValueError("SIGMAS is empty: connect a scheduler with at least one step")
+        raise InvalidInput("SIGMAS is empty: connect a scheduler with at least one step")
     if not (sigmas[:-1] > sigmas[1:]).all():
-        raise ValueError(
+        raise InvalidInput(
             "SIGMAS must descend from noise to 0 and never repeat a value, but these do not: "
             "connect a scheduler's output as it is"
         )
@@ -64,20 +65,20 @@ class Plan:
     """Receives what a run that chose its calls itself has done."""
 
     def check(self) -> None:
-        """Raise ValueError, in words, for settings that contradict each other."""
+        """Raise InvalidInput, in words, for settings that contradict each other."""
         if self.mode not in MODES:
-            raise ValueError(f"there is no mode {self.mode!r}: choose {', '.join(MODES)}")
+            raise InvalidInput(f"there is no mode {self.mode!r}: choose {', '.join(MODES)}")
         if self.solver not in SOLVERS:
-            raise ValueError(f"there is no solver {self.solver!r}: choose {', '.join(SOLVERS)}")
+            raise InvalidInput(f"there is no solver {self.solver!r}: choose {', '.join(SOLVERS)}")
         if self.rule not in RULES:
-            raise ValueError(f"there is no rule {self.rule!r}: choose {', '.join(RULES)}")
+            raise InvalidInput(f"there is no rule {self.rule!r}: choose {', '.join(RULES)}")
         if self.mode == CALIBRATED and self.calibration is None and not self.nodes:
-            raise ValueError(
+            raise InvalidInput(
                 "mode calibrated needs a calibration: connect StableVS Calibration Loader or "
                 "StableVS Calibrate"
             )
         if self.mode == ODE and self.nodes:
-            raise ValueError(
+            raise InvalidInput(
                 "nodes are replayed on the native grid, but mode ode has a grid of its own: choose "
                 "mode forecast"
             )

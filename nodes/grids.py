@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
 from ..sv_core.schedules import (
     low_count,
     qwen_grid,
@@ -84,24 +85,24 @@ def native_grid(model: Any, setting: Setting, denoise: float, latent: dict | Non
 
 
 def check_grid(name: str, sigmas: Tensor) -> Tensor:
-    """A grid as float64 on the CPU; ValueError in words where it is not a flow model's."""
+    """A grid as float64 on the CPU; InvalidInput in words where it is not a flow model's."""
     ts = sigmas.detach().double().cpu()
     if ts.ndim != 1 or len(ts) < 2:
-        raise ValueError(f"{name} holds {ts.numel()} sigmas: a grid needs at least two")
+        raise InvalidInput(f"{name} holds {ts.numel()} sigmas: a grid needs at least two")
     if not ts.isfinite().all() or ts.min() < 0 or ts.max() > 1 + 1e-4:
-        raise ValueError(
+        raise InvalidInput(
             f"{name} runs from {ts.max():.4g} to {ts.min():.4g}, but the sigmas of a "
             "flow-matching model lie between 0 and 1: connect the SIGMAS of such a model"
         )
     if (ts.diff() >= 0).any():
-        raise ValueError(f"{name} does not descend: every sigma must be smaller than the last")
+        raise InvalidInput(f"{name} does not descend: every sigma must be smaller than the last")
     return ts
 
 
 def require_boundary(boundary: float) -> None:
-    """Raise ValueError, in words, for a boundary outside [0, 1)."""
+    """Raise InvalidInput, in words, for a boundary outside [0, 1)."""
     if not 0 <= boundary < 1:
-        raise ValueError(
+        raise InvalidInput(
             "boundary must lie between 0 (one expert) and 1; Wan2.2 14B has 0.875 for "
             f"text-to-video and 0.9 for image-to-video, got {boundary:g}"
         )

@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
 from ..sv_core.sampling import Callback, NoiseFn, VelocityFn
 
 CATEGORY = "sampling/stable velocity"
@@ -56,28 +57,28 @@ def scheduler_names() -> list[str]:
 
 
 def require_fit_sampler(name: str) -> None:
-    """Raise ValueError, with the reason, for a sampler that is wrong for flow models."""
+    """Raise InvalidInput, with the reason, for a sampler that is wrong for flow models."""
     if name in UNFIT_SAMPLERS:
-        raise ValueError(
+        raise InvalidInput(
             f"{name} does not work with flow models ({UNFIT_SAMPLERS[name]}): choose euler, "
             "dpmpp_2m, uni_pc or another base sampler"
         )
     if name == OWN_SAMPLER:
-        raise ValueError(
+        raise InvalidInput(
             f"{name} is this sampler itself: choose euler, dpmpp_2m, uni_pc or another base sampler"
         )
     if name not in comfy.samplers.SAMPLER_NAMES:
-        raise ValueError(f"this ComfyUI has no sampler {name!r}: choose another base sampler")
+        raise InvalidInput(f"this ComfyUI has no sampler {name!r}: choose another base sampler")
 
 
 def require_linear_flow(model_sampling: Any) -> None:
-    """Raise ValueError, in words, unless v = (x - denoised) / sigma holds for the model."""
+    """Raise InvalidInput, in words, unless v = (x - denoised) / sigma holds for the model."""
     const = comfy.model_sampling.CONST
     # Subclasses exist that give the model's output another meaning (image-to-image flows).
     if getattr(type(model_sampling), "calculate_denoised", None) is not const.calculate_denoised:
         bases = (c.__name__ for c in type(model_sampling).__mro__)
         kind = next((n for n in bases if hasattr(comfy.model_sampling, n) and n.isupper()), "other")
-        raise ValueError(
+        raise InvalidInput(
             "Stable Velocity needs a flow-matching model (Flux, SD3.5, Qwen-Image, Wan, SiT); "
             f"this model's sampling type is {kind}: use the ordinary samplers and schedulers"
         )
@@ -91,7 +92,7 @@ def total_steps(steps: int, denoise: float) -> int:
 def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     """The SIGMAS of the host's own BasicScheduler: (steps+1,), or none at all for denoise 0.
 
-    Raises ValueError, in words, when the MODEL is not a linear flow or the host's grid is none.
+    Raises InvalidInput, in words, when the MODEL is not a linear flow or the host's grid is none.
     """
     model_sampling = model.get_model_object("model_sampling")
     require_linear_flow(model_sampling)
@@ -100,7 +101,7 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     total = total_steps(steps, denoise)
     sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, total)
     if not sigmas.isfinite().all():
-        raise ValueError(
+        raise InvalidInput(
             f"the scheduler {scheduler} has no grid of {total} steps (it divides by zero): choose "
             "more steps or another scheduler"
         )

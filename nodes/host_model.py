@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..sv_core.errors import InvalidInput
 from ..sv_core.latent import LatentSpec
 from ..sv_core.models.sit import SiT, from_checkpoint
 from . import averaging
@@ -94,7 +95,7 @@ class SiTModel(comfy.model_base.BaseModel):
         config = self.diffusion_model.config
         size, got = config.input_size, tuple(inputs["noise"].shape[-2:])
         if got != (size, size):
-            raise ValueError(
+            raise InvalidInput(
                 f"this SiT makes latents of {size}x{size}, but the latent is {got[1]}x{got[0]}: "
                 f"connect SiT Class Condition's latent, or Empty Latent Image with {8 * size}x"
                 f"{8 * size}"
@@ -115,7 +116,7 @@ def conditioning_from_classes(classes: list[int] | None) -> list:
 def classes_from_conditioning(cond: Tensor | None, num_classes: int) -> Tensor:
     """The other way: labels (n,), with ``num_classes`` for no class."""
     if cond is None or cond.shape[1:] != (1, 1):
-        raise ValueError(
+        raise InvalidInput(
             "a SiT is conditioned on classes, not on text: connect SiT Class Condition to its "
             "positive and negative"
         )
@@ -125,19 +126,19 @@ def classes_from_conditioning(cond: Tensor | None, num_classes: int) -> Tensor:
 
 
 def require_classes(classes: list[int], num_classes: int) -> None:
-    """Raise ValueError, in words, for a class that the network does not know."""
+    """Raise InvalidInput, in words, for a class that the network does not know."""
     if max(classes) >= num_classes:
-        raise ValueError(
+        raise InvalidInput(
             f"class {max(classes)} does not exist: this SiT knows the classes 0 to "
             f"{num_classes - 1}"
         )
 
 
 def file_path(folder: str, name: str) -> str:
-    """Where a model's file is. Raises ValueError, in words, when it is not there."""
+    """Where a model's file is. Raises InvalidInput, in words, when it is not there."""
     path = folder_paths.get_full_path(folder, name)
     if path is None:
-        raise ValueError(
+        raise InvalidInput(
             f"{name} is not in ComfyUI's models/{folder}: put the file there, then press R to "
             "refresh the list"
         )
@@ -145,13 +146,13 @@ def file_path(folder: str, name: str) -> str:
 
 
 def read_tensors(folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """(tensors, metadata) of a file. Raises ValueError, in words, when it cannot be read."""
+    """(tensors, metadata) of a file. Raises InvalidInput, in words, when it cannot be read."""
     path = file_path(folder, name)
     try:
         state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
         return state, metadata
     except UNREADABLE as e:
-        raise ValueError(
+        raise InvalidInput(
             f"{name} cannot be read as a checkpoint (safetensors, or a .pt that holds nothing but "
             "tensors): it is truncated or of another format, copy or download it again"
         ) from e
@@ -160,13 +161,13 @@ def read_tensors(folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, s
 def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patcher.ModelPatcher:
     """Read a checkpoint into a MODEL; ``data_time`` None takes what the checkpoint says.
 
-    Raises ValueError in words when the file is missing, damaged or not a SiT's.
+    Raises InvalidInput in words when the file is missing, damaged or not a SiT's.
     """
     state, metadata = read_tensors(FOLDER, name)
     try:
         sit, spec = from_checkpoint(state, metadata)
-    except (ValueError, TypeError, AttributeError) as e:
-        raise ValueError(f"{name}: {e}") from e
+    except InvalidInput as e:
+        raise InvalidInput(f"{name}: {e}") from e
     if data_time is not None:
         sit.config = replace(sit.config, data_time=data_time)
     return comfy.model_patcher.ModelPatcher(
@@ -177,9 +178,9 @@ def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patc
 
 
 def require_sit(model: Any) -> SiT:
-    """The network inside a MODEL of SiTLoader; other models raise ValueError, in words."""
+    """The network inside a MODEL of SiTLoader; other models raise InvalidInput, in words."""
     if not isinstance(model.model, SiTModel):
-        raise ValueError(
+        raise InvalidInput(
             "SiT Class Condition needs the MODEL of SiT Loader, this is "
             f"{type(model.model).__name__}: condition other models with text"
         )
@@ -205,7 +206,7 @@ class OtherVAE:
     """Stands where a VAE is needed that a SiT's file does not hold, and says which."""
 
     def decode(self, latent: Tensor) -> Tensor:
-        raise ValueError(
+        raise InvalidInput(
             "this SiT works in the latents of the Stable Diffusion VAE, which its file does not "
             "hold: connect Load VAE with vae-ft-mse-840000-ema-pruned.safetensors here"
         )

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..sv_core.errors import InvalidInput
 from ..sv_core.meanflow import sample_meanflow
 from ..sv_core.models.interval import from_file
 from ..sv_core.schedules import uniform_grid
@@ -170,7 +171,7 @@ class MeanFlowLoader(io.ComfyNode):
         try:
             if embedder is not None:
                 host_model.file_path(FOLDER, embedder)
-        except ValueError as e:
+        except InvalidInput as e:
             return str(e)
         return True
 
@@ -186,5 +187,5 @@ class MeanFlowLoader(io.ComfyNode):
         try:
             module, family = from_file(state, metadata)
             return io.NodeOutput(averaging.attach(model, module, family))
-        except ValueError as e:
-            raise ValueError(f"{embedder}: {e}") from e
+        except InvalidInput as e:
+            raise InvalidInput(f"{embedder}: {e}") from e

@@ -8,6 +8,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..sv_core.errors import InvalidInput
 from . import host, host_model
 
 CATEGORY = "loaders/stable velocity"
@@ -20,13 +21,13 @@ def parse_classes(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = (word.strip() for word in part.partition("-"))
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(
+            raise InvalidInput(
                 f"{part.strip() or 'nothing'!r} is not a class: write numbers and ranges with "
                 "commas between them, such as 3 or 0,4,7 or 0-9"
             )
         a, b = int(first), int(last or first)
         if b < a or b - a >= 100_000:
-            raise ValueError(f"{part.strip()!r} is not a range: write the smaller class first")
+            raise InvalidInput(f"{part.strip()!r} is not a range: write the smaller class first")
         classes += range(a, b + 1)
     return classes
 
@@ -101,7 +102,7 @@ class SiTLoader(io.ComfyNode):
         try:
             if checkpoint is not None:
                 host_model.file_path(host_model.FOLDER, checkpoint)
-        except ValueError as e:
+        except InvalidInput as e:
             return str(e)
         return True
 
@@ -175,7 +176,7 @@ class SiTClassCondition(io.ComfyNode):
         try:
             if classes is not None:
                 parse_classes(classes)
-        except ValueError as e:
+        except InvalidInput as e:
             return str(e)
         return True
 

@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
 from . import host
 from .comparison import choose_gain, report_scores, score, side_by_side
 from .drawing import describe_grids, plot_grids
@@ -77,26 +78,28 @@ class RegimePlot(io.ComfyNode):
 
 
 def check_pair(reference: Tensor, candidate: Tensor) -> None:
-    """Raise ValueError, in words, unless two IMAGE batches (b, h, w, c) can be compared."""
+    """Raise InvalidInput, in words, unless two IMAGE batches (b, h, w, c) can be compared."""
     if len(reference) != len(candidate):
-        raise ValueError(
+        raise InvalidInput(
             f"reference holds {len(reference)} pictures and candidate {len(candidate)}: compare "
             "batches of the same length, made from the same seeds"
         )
     sizes = [f"{t.shape[2]} x {t.shape[1]}" for t in (reference, candidate)]
     if sizes[0] != sizes[1]:
-        raise ValueError(
+        raise InvalidInput(
             f"reference is {sizes[0]} pixels and candidate {sizes[1]}: only pictures of one size "
             "can be compared, so sample both at the same size"
         )
     if reference.shape[3] != candidate.shape[3]:
-        raise ValueError(
+        raise InvalidInput(
             f"reference has {reference.shape[3]} channels and candidate {candidate.shape[3]}: "
             "remove the transparency of one of them"
         )
     for name, pictures in (("reference", reference), ("candidate", candidate)):
         if not pictures.isfinite().all():
-            raise ValueError(f"{name} holds values that are not numbers: its sampling run diverged")
+            raise InvalidInput(
+                f"{name} holds values that are not numbers: its sampling run diverged"
+            )
 
 
 class FidelityReport(io.ComfyNode):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..sv_core import sampling
+from ..sv_core.errors import InvalidInput
 from ..sv_core.regimes import Recorder, drift, suggest_split
 from ..sv_core.rehearsal import CHECKS, rehearse
 from . import host
@@ -106,7 +107,7 @@ class RecordedRuns:
                 seed=seed,
             )
             if not np.isfinite(recorder.grams()).all():
-                raise ValueError(
+                raise InvalidInput(
                     "a recorded run diverged (its velocities are not numbers): check model, "
                     "guidance and SIGMAS with an ordinary run first"
                 )

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..sv_core import sampling
 from ..sv_core.calls import RULES
+from ..sv_core.errors import InvalidInput
 from ..sv_core.schedules import split_index
 from ..sv_core.solvers import SOLVERS
 from . import host
@@ -31,19 +32,19 @@ PAPER = "paper"
 
 
 def require_split(split: float) -> None:
-    """Raise ValueError, in words, for a split outside (0, 1)."""
+    """Raise InvalidInput, in words, for a split outside (0, 1)."""
     if not 0 < split < 1:
-        raise ValueError(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")
+        raise InvalidInput(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")
 
 
 def require_mode(mode: str, noise: float, nodes: str) -> None:
-    """Raise ValueError, in words, for settings of other modes that would be ignored."""
+    """Raise InvalidInput, in words, for settings of other modes that would be ignored."""
     if mode != PAPER and noise:
-        raise ValueError(
+        raise InvalidInput(
             f"noise {noise:g} is for mode paper: the other modes are deterministic, set it to 0"
         )
     if mode == PAPER and read_nodes(nodes):
-        raise ValueError(
+        raise InvalidInput(
             "nodes are replayed on the native grid, but mode paper calls at every step of its own: "
             "choose mode forecast, or empty nodes"
         )
@@ -260,7 +261,7 @@ class StableVSSampler(io.ComfyNode):
                 host.require_fit_sampler(base)
             if split is not None:
                 require_split(split)
-        except ValueError as e:
+        except InvalidInput as e:
             return str(e)
         return True
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .errors import InvalidInput
+
 
 class MemoryBank:
     """A first-in-first-out ring of ``capacity`` tensors for each of ``keys`` conditions.
@@ -30,14 +32,14 @@ class MemoryBank:
     def add(self, x: Tensor, keys: Tensor) -> None:
         """Store x (b, *shape) under keys (b,), the oldest item of a full key giving way.
 
-        Raises ValueError when one key receives more items at once than it can hold.
+        Raises InvalidInput when one key receives more items at once than it can hold.
         """
         keys = keys.cpu()
         # The n-th item of a key within this batch goes n places behind the key's head.
         order = torch.argsort(keys, stable=True)
         counts = torch.bincount(keys, minlength=len(self.total))
         if counts.max() > self.capacity:
-            raise ValueError(
+            raise InvalidInput(
                 f"a batch brings {int(counts.max())} items of one condition to a memory bank that "
                 f"holds {self.capacity}: use a larger bank or a smaller batch"
             )
@@ -67,9 +69,9 @@ class MemoryBank:
         return {"items": self.items, "total": self.total}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore ``state_dict``. Raises ValueError when the sizes differ."""
+        """Restore ``state_dict``. Raises InvalidInput when the sizes differ."""
         if state["items"].shape != self.items.shape:
-            raise ValueError(
+            raise InvalidInput(
                 f"the saved memory bank is {tuple(state['items'].shape)}, this run's is "
                 f"{tuple(self.items.shape)}: resume with the bank and data the run began with"
             )

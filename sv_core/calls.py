@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .errors import InvalidInput
+
 HIGH = 0.85
 """From here up to noise the modes are decided."""
 TERMINAL = 0.03
@@ -85,7 +87,7 @@ def guarded_rule(ts: np.ndarray, calls: int) -> list[int]:
     """Nodes 0, 1 and every second while t >= .85, then ever closer: L (1 - (1 - u)^1.3).
 
     For flows whose modes are decided at high noise. SD3.5's 30-step grid, 14 calls:
-    0 1 2 4 6 8 10 11 15 18 21 24 26 28. Raises ValueError when the guards leave fewer than two
+    0 1 2 4 6 8 10 11 15 18 21 24 26 28. Raises InvalidInput when the guards leave fewer than two
     calls for the rest of the grid.
     """
     last, high = _last(ts), int((ts[:-1] >= HIGH).sum())
@@ -94,7 +96,7 @@ def guarded_rule(ts: np.ndarray, calls: int) -> list[int]:
     room = last + 1 - first
     low = min(calls - len(head), room)
     if low < min(2, room):
-        raise ValueError(
+        raise InvalidInput(
             f"the guarded rule needs at least {len(head) + min(2, room)} calls on this grid, got "
             f"{calls}: use more calls, or the density rule"
         )
@@ -127,12 +129,12 @@ RULES: dict[str, Rule] = {
 def call_nodes(ts: Sequence[float] | np.ndarray, calls: int, rule: str = "auto") -> list[int]:
     """The nodes at which to call, by a rule's name; ``calls`` of them, or all of a shorter grid.
 
-    Raises ValueError for an unknown rule, fewer than two calls, and a rule that needs more.
+    Raises InvalidInput for an unknown rule, fewer than two calls, and a rule that needs more.
     """
     if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r} (have: {', '.join(RULES)})")
+        raise InvalidInput(f"unknown rule {rule!r} (have: {', '.join(RULES)})")
     if calls < 2:
-        raise ValueError(f"calls must be at least 2, got {calls}")
+        raise InvalidInput(f"calls must be at least 2, got {calls}")
     steps = len(ts) - 1
     if calls >= steps:
         return list(range(steps))

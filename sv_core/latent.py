@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import InvalidInput
+
 
 @dataclass(frozen=True)
 class LatentSpec:
@@ -21,13 +23,13 @@ class LatentSpec:
     downscale: int
 
     def __post_init__(self) -> None:
-        """Lists, as JSON has them, become tuples. Raises ValueError for another length."""
+        """Lists, as JSON has them, become tuples. Raises InvalidInput for another length."""
         for name in ("scale", "shift"):
             value = getattr(self, name)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, name, tuple(value))
                 if len(value) != self.channels:
-                    raise ValueError(
+                    raise InvalidInput(
                         f"the latents have {self.channels} channels, but {len(value)} numbers say "
                         f"their {name}"
                     )

@@ -188,7 +188,7 @@ def calibrate(gram: np.ndarray, ts: Sequence[float], calls: int, prior: float = 
     the early rule's: prior x (share of its density in a block x (calls - 1))^6 / calls is added to
     the cost, whose unit is what the density rule would have cost.
 
-    Raises ValueError for fewer than two calls.
+    Raises InvalidInput for fewer than two calls.
     """
     steps, t = len(gram), np.asarray(ts, dtype=np.float64)
     usual = call_nodes(t, calls)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .calls import call_nodes
+from .errors import InvalidInput
 from .regimes import Recorder, calibrate
 from .sampling import VelocityFn, sample_forecast
 
@@ -146,10 +147,10 @@ def rehearse(
     every recorded noise, with its recorder as the callback. recorders and ts as for ``Rehearsal``,
     which is returned too: it knows lists of other lengths, unchecked.
 
-    Raises ValueError for fewer than two calls, or no fewer than the grid has steps.
+    Raises InvalidInput for fewer than two calls, or no fewer than the grid has steps.
     """
     if calls >= len(ts) - 1:
-        raise ValueError(f"calls must be fewer than the {len(ts) - 1} steps, got {calls}")
+        raise InvalidInput(f"calls must be fewer than the {len(ts) - 1} steps, got {calls}")
     check(call_nodes(ts, calls, "early"))
     rehearsal = Rehearsal(recorders, ts)
     while len(rehearsal.checked) < CHECKS:

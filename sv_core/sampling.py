@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .blocks import Known, forecast, predict, replay
 from .calls import adaptive_block, call_nodes
+from .errors import InvalidInput
 from .interpolant import LINEAR, Interpolant
 from .solvers import SolverFn, State, adams_moulton_3, combine, euler
 
@@ -172,7 +173,7 @@ def _march(
 
 def _listed(nodes: Sequence[int], steps: int) -> NextFn:
     if list(nodes) != sorted(set(nodes)) or not nodes or nodes[0] != 0 or nodes[-1] >= steps:
-        raise ValueError(
+        raise InvalidInput(
             f"the list of calls must ascend from 0 and stay below {steps}, the steps of this grid, "
             f"got {list(nodes)}: it belongs to another grid"
         )
@@ -195,7 +196,7 @@ def _curvature(known: Known, times: Sequence[float]) -> float:
 
 def _adaptive(times: Sequence[float], tolerance: float) -> NextFn:
     if not tolerance > 0:
-        raise ValueError(f"tolerance must be above 0 (0.02 is usual), got {tolerance:g}")
+        raise InvalidInput(f"tolerance must be above 0 (0.02 is usual), got {tolerance:g}")
 
     def next_call(known: Known) -> int:
         curvature = _curvature(known, times) if len(known) == 3 else None
@@ -230,7 +231,7 @@ def sample_forecast(
     tensor each time. Beyond the base solver that is at most five tensors of the size of x, and the
     steps of a block are one linear combination of them.
 
-    Raises ValueError for a list that does not fit the grid, fewer than two calls, an unknown rule.
+    Raises InvalidInput for a list that does not fit the grid, fewer than 2 calls, an unknown rule.
     """
     times = StraightPath(interpolant, ts).times
     if nodes is None and tolerance is not None:

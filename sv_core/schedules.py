@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .errors import InvalidInput
+
 
 def uniform_grid(steps: int) -> Tensor:
     """1, 1 - 1/n, ..., 1/n, 0: ``steps`` + 1 float64 nodes."""
@@ -98,19 +100,19 @@ def regime_split(ts: Tensor, split: float, low_steps: int, rule: str = "flow_mat
     a subset of ts. Beyond the paper: K = L keeps the grid as it is; a grid without nodes below the
     split comes back unchanged; a grid that begins below it (denoise < 1) is thinned as a whole.
 
-    Raises ValueError for a split outside (0, 1), an unknown rule, and K outside 1..L when L > 0.
+    Raises InvalidInput for a split outside (0, 1), an unknown rule, and K outside 1..L when L > 0.
     """
     if not 0 < split < 1:
-        raise ValueError(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")
+        raise InvalidInput(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")
     if rule not in RULES:
-        raise ValueError(f"unknown index rule {rule!r} (have: {', '.join(RULES)})")
+        raise InvalidInput(f"unknown index rule {rule!r} (have: {', '.join(RULES)})")
     count, high = low_count(ts, split), split_index(ts, split)
     if low_steps < 1:
-        raise ValueError(f"low_steps must be at least 1, got {low_steps}")
+        raise InvalidInput(f"low_steps must be at least 1, got {low_steps}")
     if count == 0:
         return ts.clone()
     if low_steps > count:
-        raise ValueError(
+        raise InvalidInput(
             f"low_steps is {low_steps}, but only {count} of the grid's {len(ts) - 1} steps lie "
             f"below split {split:g}: choose 1 to {count}, or more steps"
         )

@@ -83,6 +83,22 @@ def test_files_are_named_after_what_is_in_them(name):
     assert Path(name).name not in SHAPELESS_NAMES
 
 
+@pytest.mark.parametrize("name", [name for name in SOURCES if not name.startswith("sv_core/")])
+def test_a_mistake_of_the_user_is_told_from_a_defect(name):
+    tree = ast.parse(SOURCES[name])
+    raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
+    assert "ValueError" not in [ast.unparse(getattr(e, "func", e)) for e in raised]
+    caught = [
+        set(ast.unparse(node.type).strip("()").split(", ")) if node.type else {"BaseException"}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+    ]
+    if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+        assert not set().union(*caught) & {"ValueError", "OSError", "Exception", "BaseException"}
+    elif name.startswith("nodes/"):  # what a library says of a file comes in several classes
+        assert {"ValueError"} not in caught and {"Exception"} not in caught
+
+
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("sv_core/")])
 def test_everything_public_in_the_core_says_what_it_is(name):
     tree = ast.parse(SOURCES[name])

@@ -1,6 +1,6 @@
 """The trainer: from data to checkpoints. Imports sv_core; what knows ComfyUI says so in its name.
 
-commands    prepare, finetune, sample, toy, toy_meanflow, demo, footprint
+commands    prepare, finetune, sample, toy, toy_meanflow, demo, footprint; cli: their edge
 caches      listing, captions, images, pictures, videos: what lies in a folder
             plan, jobs, encode, lock: which of it is made when; reading: ahead of its use
             codec, vae, encoders, text, host_codec: the networks that it goes through

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sv_core.alignment import PROJECTORS, alignment_loss, spatial_normalize
+from sv_core.errors import InvalidInput
 from sv_core.weighting import WEIGHTS
 
 from .backbones.base import Backbone
@@ -30,10 +31,10 @@ class Alignment:
     """
 
     def __init__(self, config: AlignConfig, backbone: Backbone, dims: Sequence[int], seed: int):
-        """Raises ValueError for a block that the network does not have, or one without a width."""
+        """Raises InvalidInput for a block that the network lacks, or one without a width."""
         blocks = list(backbone.blocks)
         if config.block > len(blocks):
-            raise ValueError(
+            raise InvalidInput(
                 f"align.block = {config.block}, but the network has {len(blocks)} blocks: use 1 to "
                 f"{len(blocks)}"
             )
@@ -71,7 +72,7 @@ class Alignment:
 def build_alignment(
     config: AlignConfig, backbone: Backbone, data: Dataset, seed: int
 ) -> Alignment | None:
-    """None without encoders. Raises ValueError when the features lie on other tokens."""
+    """None without encoders. Raises InvalidInput when the features lie on other tokens."""
     if not config.encoders:
         return None
     data.require_patch(backbone.patch_size)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 
 from .companions import Companions, Conditions
@@ -48,14 +49,14 @@ class LatentCache:
     ):
         """``patch_size`` is the network's, checked against the features' grid.
 
-        Raises ValueError, in one sentence: not finished, a shard that is missing, cut short or
+        Raises InvalidInput, in one sentence: not finished, a shard that is missing, cut short or
         from another VAE or encoder, features that are not there or lie on another grid.
         """
         self.path, self.index = path, read_index(path)
         index = self.index
         plan = index.shards()
         if not index.complete:
-            raise ValueError(
+            raise InvalidInput(
                 f"{path} is not finished: run the same python -m training.prepare again, it goes "
                 f"on where it stopped"
             )
@@ -75,7 +76,7 @@ class LatentCache:
     def _feature(self, name: str, patch_size: int | None) -> FeatureSpec:
         have = self.index.features
         if name not in have:
-            raise ValueError(
+            raise InvalidInput(
                 f"{self.path} has no features of {name} (has: {', '.join(have) or 'none'}): add "
                 f"them with training.prepare and --set encoder=FILE"
             )
@@ -85,14 +86,14 @@ class LatentCache:
 
     def _require_patch(self, spec: FeatureSpec, patch_size: int) -> None:
         if spec.patch_size != patch_size:
-            raise ValueError(
+            raise InvalidInput(
                 f"the features in {self.path} lie on the tokens of patches of {spec.patch_size}, "
                 f"the network has patches of {patch_size}: prepare a cache with "
                 f"--set patch_size={patch_size}"
             )
 
     def require_patch(self, patch_size: int) -> None:
-        """Raises ValueError, in one sentence, when a network's tokens are not the features'."""
+        """Raises InvalidInput, in one sentence, when a network's tokens are not the features'."""
         for spec in self.features.values():
             self._require_patch(spec, patch_size)
 
@@ -116,7 +117,7 @@ class LatentCache:
         self.train = torch.nonzero(~apart).flatten()
         self.held_out = torch.nonzero(apart & (self._view == 0)).flatten()
         if not len(self.train):
-            raise ValueError(f"{self.path} has no picture to learn from: all are held out")
+            raise InvalidInput(f"{self.path} has no picture to learn from: all are held out")
         repeats = torch.tensor(index.repeats or [1] * len(index.paths), dtype=torch.long)
         self._repeats = repeats[self._picture]
         self._conditions = Conditions(index.condition, index.others, self._picture)
@@ -152,9 +153,9 @@ class LatentCache:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of every latent. Raises ValueError when they are of several shapes."""
+        """That of every latent. Raises InvalidInput when they are of several shapes."""
         if len(self.groups) > 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"the latents in {self.path} are of {len(self.groups)} shapes, this network takes "
                 f"one: prepare a cache with --set buckets=square"
             )
@@ -252,21 +253,21 @@ class LatentCache:
         return self._companions.choose(i, n, generator, None)
 
     def require_text(self) -> TextTable:
-        """The text. Raises ValueError, in one sentence, when the cache has none."""
+        """The text. Raises InvalidInput, in one sentence, when the cache has none."""
         if self.text is None:
-            raise ValueError(
+            raise InvalidInput(
                 f"{self.path} holds no text, which this network is conditioned by: add it with "
                 f"training.prepare and --set text=FILE, the family's text encoders"
             )
         return self.text
 
     def require_latent(self, latent: LatentSpec, network: str) -> None:
-        """Raises ValueError, in one sentence, when a network is for other latents than these.
+        """Raises InvalidInput, in one sentence, when a network is for other latents than these.
 
         What counts are channels, scale and shift: the same numbers under another name will do.
         """
         if not alike(latent, self.latent):
-            raise ValueError(
+            raise InvalidInput(
                 f"{network} is for {describe(latent)}, the cache {self.path} holds "
                 f"{describe(self.latent)}: prepare one with the network's own VAE"
             )

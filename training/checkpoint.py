@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from sv_core.errors import InvalidInput, Unavailable
+
 _TEMPORARY = ".partial"
 STATE = "state.pt"
 METRICS = "metrics.jsonl"
@@ -42,8 +44,8 @@ class _Watched:
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     """Let ``write(file)`` fill a file beside ``path``, push it to the disk, then rename it there.
 
-    Killed at any moment, ``path`` is either what it was or the new file whole. Raises OSError, in
-    one sentence, when the file cannot be written; ``path`` is then untouched.
+    Killed at any moment, ``path`` is either what it was or the new file whole. Raises Unavailable,
+    in one sentence, when the file cannot be written; ``path`` is then untouched.
     """
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     watched = None
@@ -74,18 +76,18 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _in_words(e: OSError, path: Path) -> OSError:
+def _in_words(e: OSError, path: Path) -> Unavailable:
     if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         why = "the disk is full (or a quota is reached)"
     else:
         why = e.strerror or str(e)
-    return OSError(f"could not write {path}: {why}; earlier files are intact")
+    return Unavailable(f"could not write {path}: {why}; earlier files are intact")
 
 
 def prepare_folder(out: Path) -> None:
     """Make a run's folder and clear what a killed process left half written in it.
 
-    Raises OSError, in one sentence, when nothing can be written there.
+    Raises Unavailable, in one sentence, when nothing can be written there.
     """
     try:
         (out / "previews").mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ def prepare_folder(out: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as e:
-        raise OSError(
+        raise Unavailable(
             f"cannot write into {out}: {e.strerror or e}; choose another folder with run.out"
         ) from e
 
@@ -133,7 +135,7 @@ def bank_path(out: Path, step: int | str, process: int) -> Path:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as safetensors. Raises OSError, in one sentence."""
+    """Write tensors as safetensors. Raises Unavailable, in one sentence."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     data = safetensors_bytes(tensors, dict(metadata))
     write_atomically(path, lambda file: file.write(data))
@@ -142,12 +144,12 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a .safetensors file, or of a .pt/.pth read without running code.
 
-    Raises ValueError, in one sentence, when the file is missing, cut short or something else.
+    Raises InvalidInput, in one sentence, when the file is missing, cut short or something else.
     """
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}")
+        raise InvalidInput(f"there is no checkpoint {path}")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise ValueError(f"{path} is neither .safetensors nor .pt nor .pth")
+        raise InvalidInput(f"{path} is neither .safetensors nor .pt nor .pth")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -155,29 +157,29 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise ValueError(
+        raise InvalidInput(
             f"{path} cannot be read as a checkpoint ({reason}): it is damaged or cut short, "
             f"fetch or save it again"
         ) from e
     if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a network's tensors")
+        raise InvalidInput(f"{path} holds a {type(state).__name__}, not a network's tensors")
     return state, {}
 
 
 def save_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Everything that resuming needs, in one file. Raises OSError, in one sentence."""
+    """Everything that resuming needs, in one file. Raises Unavailable, in one sentence."""
     write_atomically(out / STATE, lambda file: torch.save(dict(state), file))
 
 
 def save_bank(path: Path, bank: Mapping[str, Tensor]) -> None:
-    """One process's memory bank. Raises OSError, in one sentence."""
+    """One process's memory bank. Raises Unavailable, in one sentence."""
     write_atomically(path, lambda file: torch.save(dict(bank), file))
 
 
 def read_state(out: Path) -> dict[str, Any]:
-    """The saved state of a run. Raises ValueError, in one sentence, when there is none."""
+    """The saved state of a run. Raises InvalidInput, in one sentence, when there is none."""
     if not (out / STATE).exists():
-        raise ValueError(f"nothing to resume: {out} holds no {STATE}; leave out --resume")
+        raise InvalidInput(f"nothing to resume: {out} holds no {STATE}; leave out --resume")
     return read_weights(out / STATE)[0]
 
 
@@ -189,7 +191,7 @@ class Metrics:
         self.path = out / METRICS
         kept = []
         if step and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError:  # the line that a kill cut short

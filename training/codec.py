@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 
 from .comfy_folder import find
@@ -21,9 +22,9 @@ from .vae import load as load_vae
 
 
 def device_of(config: PrepareConfig) -> torch.device:
-    """Where the networks compute. Raises ValueError when the device is not there."""
+    """Where the networks compute. Raises InvalidInput when the device is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch sees no such GPU: use auto or cpu")
+        raise InvalidInput("device is cuda, but torch sees no such GPU: use auto or cpu")
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -123,11 +124,11 @@ def open_vae(
 ) -> Vae | HostVae:
     """By diffusers where it can, by ComfyUI where only that can or its folder is named.
 
-    Raises ValueError, in one sentence, for another family's file or a damaged one.
+    Raises InvalidInput, in one sentence, for another family's file or a damaged one.
     """
     through_host = comfy is not None or latent.kind in TIMED or is_tiny(path)
     if not through_host and importlib.util.find_spec("diffusers") is None:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(InvalidInput):
             find()
             through_host = True
     if through_host:

@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+from sv_core.errors import InvalidInput
+
 PACK = Path(__file__).resolve().parents[1]
 LEAST = (0, 3, 64)
 VARIABLE = "COMFYUI_PATH"
@@ -33,18 +35,18 @@ def find_all() -> list[Path]:
 def find(named: str | None = None) -> Path:
     """The folder that is named, else the first of the places that holds a new enough ComfyUI.
 
-    Raises ValueError, in one sentence, when there is none or it is too old.
+    Raises InvalidInput, in one sentence, when there is none or it is too old.
     """
     if named is not None:
         folder = Path(named).expanduser()
         if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
-            raise ValueError(
+            raise InvalidInput(
                 f"{named} is not a ComfyUI folder: name the one that holds its main.py"
             )
         return _new_enough(folder)
     found = find_all()
     if not found:
-        raise ValueError(
+        raise InvalidInput(
             f"no ComfyUI found: name its folder, the one that holds main.py, in comfy.folder or in "
             f"the environment variable {VARIABLE}"
         )
@@ -77,7 +79,7 @@ def _new_enough(folder: Path) -> Path:
     has = version(folder)
     if has < LEAST:
         says = ".".join(map(str, has)) or "of unknown version"
-        raise ValueError(
+        raise InvalidInput(
             f"the ComfyUI in {folder} is {says}, and training needs {'.'.join(map(str, LEAST))} or "
             f"newer: update it"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sv_core.alignment import PROJECTORS
+from sv_core.errors import InvalidInput
 from sv_core.meanflow import DERIVATIVES
 from sv_core.timesteps import TIMESTEPS
 from sv_core.weighting import WEIGHTS
@@ -209,7 +210,7 @@ class Config:
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML file, apply the overrides in order, check everything.
 
-    Raises ValueError, in one sentence, for a file that is missing or no TOML, and for anything in
+    Raises InvalidInput, in one sentence, for a file that is missing or no TOML, and for anything in
     it that is not a known key with a value it can have.
     """
     table = read(path)
@@ -233,26 +234,26 @@ def _check(config: Config) -> None:
         *(("optim.ema", decay, decay < 1) for decay in optim.ema),
     ):
         if not inside:
-            raise ValueError(f"{key} must be a share between 0 and 1, got {value:g}")
+            raise InvalidInput(f"{key} must be a share between 0 and 1, got {value:g}")
     if objective.span and not (len(objective.span) == 2 and objective.span[0] < objective.span[1]):
-        raise ValueError(
+        raise InvalidInput(
             f"objective.span wants two numbers, the lower first, such as [0.0, 0.875], got "
             f"{list(objective.span)}"
         )
     for key, values in (("optim.ema", optim.ema), ("align.encoders", align.encoders)):
         if len(set(values)) < len(values):
-            raise ValueError(f"{key} names {_twice(values)} twice")
+            raise InvalidInput(f"{key} names {_twice(values)} twice")
     if not 0 < optim.lr < float("inf"):
-        raise ValueError(f"optim.lr must be a positive number, got {optim.lr:g}")
+        raise InvalidInput(f"optim.lr must be a positive number, got {optim.lr:g}")
     if optim.clip == 0:
-        raise ValueError("optim.clip = 0 would erase every gradient: use 1.0, or inf for none")
+        raise InvalidInput("optim.clip = 0 would erase every gradient: use 1.0, or inf for none")
     if optim.optimizer == "schedule_free" and optim.schedule != "constant":
-        raise ValueError(
+        raise InvalidInput(
             f"optim.schedule = {optim.schedule} makes no sense with optim.optimizer = "
             f"schedule_free: use constant"
         )
     if align.encoders and not config.data.cache:
-        raise ValueError(
+        raise InvalidInput(
             f"align.encoders = {', '.join(align.encoders)} needs features, which only a cache "
             f"has: set data.cache to one that training.prepare made with an encoder"
         )
@@ -266,45 +267,45 @@ def _check_meanflow(config: Config) -> None:
     if config.objective.kind != "meanflow":
         for name, value in vars(MeanFlowConfig()).items():
             if vars(meanflow)[name] != value:
-                raise ValueError(
+                raise InvalidInput(
                     f"meanflow.{name} is for objective.kind = meanflow, and it is "
                     f"{config.objective.kind}: change that, or leave out [meanflow]"
                 )
         return
     if isinstance(meanflow.beta, str):
         if meanflow.beta != "auto":
-            raise ValueError(f"meanflow.beta must be a number or auto, got {meanflow.beta!r}")
+            raise InvalidInput(f"meanflow.beta must be a number or auto, got {meanflow.beta!r}")
     elif not 0 <= meanflow.beta <= 1:
-        raise ValueError(f"meanflow.beta must be a share between 0 and 1, got {meanflow.beta:g}")
+        raise InvalidInput(f"meanflow.beta must be a share between 0 and 1, got {meanflow.beta:g}")
     for name in ("equal", "mix"):
         share = getattr(meanflow, name)
         if not share < 1:
-            raise ValueError(f"meanflow.{name} must be at least 0 and below 1, got {share:g}")
+            raise InvalidInput(f"meanflow.{name} must be at least 0 and below 1, got {share:g}")
     if meanflow.trace_weight and meanflow.power:
-        raise ValueError(
+        raise InvalidInput(
             f"meanflow.trace_weight and meanflow.power = {meanflow.power:g} count the same noise "
             f"twice: set meanflow.power=0, or leave out trace_weight"
         )
     if meanflow.anchor and meanflow.beta == 0:
-        raise ValueError(
+        raise InvalidInput(
             f"meanflow.anchor = {meanflow.anchor:g} holds the network's own velocity in place, "
             f"which meanflow.beta = 0 does not use: set a beta, or leave out the anchor"
         )
     if config.run.precision == "fp16":
-        raise ValueError("run.precision = fp16 overflows in MeanFlow's derivative: use bf16")
+        raise InvalidInput("run.precision = fp16 overflows in MeanFlow's derivative: use bf16")
     comfy = config.comfy
     if config.lora.rank is not None and comfy.checkpoint is None:
-        raise ValueError(
+        raise InvalidInput(
             "MeanFlow teaches a network what an interval is, which [lora] keeps frozen in a SiT: "
             "leave out lora.rank to train all weights"
         )
     if comfy.offload_blocks:
-        raise ValueError(
+        raise InvalidInput(
             f"MeanFlow's derivative needs all blocks where they are computed, and "
             f"comfy.offload_blocks = {comfy.offload_blocks} keeps some elsewhere: set it to 0"
         )
     if comfy.checkpoint is not None and meanflow.derivative == "difference":
-        raise ValueError(
+        raise InvalidInput(
             "meanflow.derivative = difference is too coarse for a model of ComfyUI, which counts "
             "time in thousandths: leave it out, the exact one is checked at the start"
         )
@@ -314,14 +315,16 @@ def _check_comfy(config: Config) -> None:
     """[comfy] and what goes with it."""
     if config.comfy.checkpoint is None:
         if config.comfy != ComfyConfig():
-            raise ValueError("[comfy] names no checkpoint: set comfy.checkpoint to a model's file")
+            raise InvalidInput(
+                "[comfy] names no checkpoint: set comfy.checkpoint to a model's file"
+            )
         return
     if config.model != ModelConfig():
-        raise ValueError(
+        raise InvalidInput(
             "[model] describes a SiT and [comfy] a model of ComfyUI: keep one of the two sections"
         )
     if config.data.cache is None:
-        raise ValueError(
+        raise InvalidInput(
             "a model of ComfyUI learns from a cache with its text: set data.cache to one that "
             "training.prepare made with vae=, family= and text="
         )

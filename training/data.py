@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec, pixels
 from sv_core.objective import References
 
@@ -37,7 +38,7 @@ class Dataset(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(c, h, w) of every latent. Raises ValueError when they are of several shapes."""
+        """(c, h, w) of every latent. Raises InvalidInput when they are of several shapes."""
         ...
 
     @property
@@ -86,15 +87,15 @@ class Dataset(Protocol):
         ...
 
     def require_text(self) -> TextTable:
-        """The text. Raises ValueError, in one sentence, when there is none."""
+        """The text. Raises InvalidInput, in one sentence, when there is none."""
         ...
 
     def require_latent(self, latent: LatentSpec, network: str) -> None:
-        """Raises ValueError, in one sentence, when a network is for other latents than these."""
+        """Raises InvalidInput, in one sentence, when a network is for other latents than these."""
         ...
 
     def require_patch(self, patch_size: int) -> None:
-        """Raises ValueError, in one sentence, when a network's tokens are not the features'."""
+        """Raises InvalidInput, in one sentence, when a network's tokens are not the features'."""
         ...
 
     def notes(self) -> list[str]:
@@ -138,14 +139,14 @@ class Pictures:
         return None
 
     def require_text(self) -> TextTable:
-        raise ValueError(
+        raise InvalidInput(
             f"{self.name} have no text, which this network is conditioned by: set data.cache to a "
             f"folder of training.prepare"
         )
 
     def require_latent(self, latent: LatentSpec, network: str) -> None:
         if latent != self.latent:
-            raise ValueError(
+            raise InvalidInput(
                 f"{network} is for {latent.kind} latents of {latent.channels} channels, "
                 f"{self.name} are {self.latent.kind} of {self.latent.channels}"
             )
@@ -161,7 +162,7 @@ DATASETS: dict[str, Callable[[], Dataset]] = {"digits": lambda: Pictures("digits
 
 
 def load(config: DataConfig, encoders: tuple[str, ...] = ()) -> Dataset:
-    """The cache, or else the data of that name. Raises ValueError, in one sentence."""
+    """The cache, or else the data of that name. Raises InvalidInput, in one sentence."""
     if config.cache is None:
         return DATASETS[config.name]()
     return LatentCache(Path(config.cache), encoders, config.held_out)

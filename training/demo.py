@@ -25,6 +25,7 @@ from sv_core.schedules import regime_split
 from .backbones.base import Backbone
 from .backbones.sit import load as load_backbone
 from .checkpoint import STATE, weights_path, write_atomically
+from .cli import add_debug, guard
 from .config import Config, dump, load
 from .digits import Recogniser
 from .figure import Panel, write_comparison
@@ -131,7 +132,7 @@ def obtain_weights(config: Config) -> Path:
     return outcome.weights
 
 
-def run(out: Path) -> None:
+def run(out: Path) -> int:
     """Train (or reuse), sample, write the picture and the weights, print the table."""
     config = load(RECIPE)
     # A folder per recipe: another version of it never meets the leftovers of this one.
@@ -149,6 +150,7 @@ def run(out: Path) -> None:
     print(f"\n{table(rows, judge)}\n\n{HONEST}\n")
     print(f"network   {out / 'digits_sit.safetensors'} ({trained:.0f} s)")
     print(f"picture   {out / 'compare.png'}")
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,16 +158,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training.demo", description="Train on digits, sample with fewer calls."
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="default: out/demo")
-    out = parser.parse_args(arguments).out
-    try:
-        run(out)
-    except (ValueError, OSError, FloatingPointError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; run it again to go on from the last saved step", file=sys.stderr)
-        return 130
-    return 0
+    add_debug(parser)
+    options = parser.parse_args(arguments)
+    return guard(
+        partial(run, options.out),
+        options,
+        stopped="stopped; run it again to go on from the last saved step",
+        folder=lambda: options.out,
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sv_core.errors import InvalidInput
+
 from . import encoders, text
 from . import shards as store
 from .checkpoint import write_atomically
@@ -44,7 +46,7 @@ class Outcome:
 def prepare(root: Path, cache: Path, config: PrepareConfig) -> Outcome:
     """Make the cache, or what it still lacks.
 
-    Raises ValueError, OSError or FloatingPointError, each in one sentence. Whatever ends it, a kill
+    Raises InvalidInput or FloatingPointError, each in one sentence. Whatever ends it, a kill
     included, finished shards stay, and the next run makes only the others.
     """
     latent = check(config)
@@ -68,7 +70,7 @@ def _run(root: Path, cache: Path, config: PrepareConfig, index: Index) -> Outcom
         spec = FeatureSpec(store.fingerprint(Path(config.encoder)), encoder.dim, config.patch_size)
         known = index.features.get(name)
         if known not in (None, spec):
-            raise ValueError(
+            raise InvalidInput(
                 f"{cache} has features of another {name} (or for patches of {known.patch_size}): "
                 f"use the same file and patch_size again, or another folder"
             )
@@ -79,14 +81,14 @@ def _run(root: Path, cache: Path, config: PrepareConfig, index: Index) -> Outcom
     jobs = list(missing(cache, index, name))
     for other in index.features.keys() - {name}:
         if any(job.features for job in missing(cache, index, other)):
-            raise ValueError(
+            raise InvalidInput(
                 f"the features of {other} in {cache} are not whole: finish them first, with the "
                 f"encoder= and patch_size= that they were begun with"
             )
     index = _with_text(cache, config, index)
     texts = text.missing(cache, index) if index.text else []
     if texts and not config.text:
-        raise ValueError(
+        raise InvalidInput(
             f"the text in {cache} is not whole: finish it first, with the text= and template= that "
             f"it was begun with"
         )
@@ -118,7 +120,7 @@ def _with_text(cache: Path, config: PrepareConfig, index: Index) -> Index:
     if spec == index.text or (spec is None and bound):
         return index
     if bound and spec is not None:
-        raise ValueError(
+        raise InvalidInput(
             f"{cache} has text of other encoders, or of another template than {spec.template!r}: "
             f"use the same again, or another folder"
         )
@@ -195,7 +197,7 @@ def _make(
     if job.features and not job.latents:
         before = store.read_shard(cache, LATENTS, job.number).rows
         if before != rows:
-            raise ValueError(
+            raise InvalidInput(
                 f"of shard {job.number} other pictures can be read than when its latents were "
                 f"made: put the pictures back, or prepare another folder"
             )
@@ -231,7 +233,7 @@ def _collect(cache: Path, index: Index) -> Index:
             sums[key] = sums.get(key, 0.0) + value
     if not good:
         reason = next(iter(skipped.values()))
-        raise ValueError(
+        raise InvalidInput(
             f"none of the {len(index.paths)} pictures could be read (the first: {reason})"
         )
     share = std = None

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from sv_core.errors import InvalidInput
+
 from .checkpoint import read_weights
 
 PATCH = 14
@@ -58,7 +60,7 @@ class Encoder(NamedTuple):
 def load(path: Path) -> Encoder:
     """A DINOv2 of any size, with or without registers, as transformers or Meta published it.
 
-    Raises ValueError, in one sentence, when transformers is missing or the file is damaged or
+    Raises InvalidInput, in one sentence, when transformers is missing or the file is damaged or
     holds something else.
     """
     try:
@@ -69,7 +71,7 @@ def load(path: Path) -> Encoder:
             Dinov2WithRegistersModel,
         )
     except ImportError as e:
-        raise ValueError(
+        raise InvalidInput(
             f"reading DINOv2 needs the package transformers ({e}): pip install transformers, or "
             f"leave out encoder"
         ) from e
@@ -77,9 +79,9 @@ def load(path: Path) -> Encoder:
     try:
         sizes, registers = _sizes(state)
     except KeyError as e:
-        raise ValueError(f"{path} holds no DINOv2 ({e} is missing)") from e
+        raise InvalidInput(f"{path} holds no DINOv2 ({e} is missing)") from e
     if sizes["hidden_size"] % _HEAD or sizes["patch_size"] != PATCH:
-        raise ValueError(
+        raise InvalidInput(
             f"{path} is no DINOv2: that has patches of {PATCH} pixels and a width that is a "
             f"multiple of {_HEAD}, this has {sizes['patch_size']} and {sizes['hidden_size']}"
         )
@@ -101,7 +103,7 @@ def load(path: Path) -> Encoder:
     wrong = {*report["missing_keys"], *report["unexpected_keys"]} | other_shapes
     wrong = sorted(wrong - {"embeddings.mask_token"})  # of use in DINOv2's own training only
     if wrong:
-        raise ValueError(f"{path} is not a whole DINOv2: {wrong[0]} is missing or does not fit")
+        raise InvalidInput(f"{path} is not a whole DINOv2: {wrong[0]} is missing or does not fit")
     width = sizes["hidden_size"]
     name = f"dinov2-{_SIZES.get(width, width)}" + ("-registers" if registers else "")
     return Encoder(model.float().eval().requires_grad_(False), name, width, registers)

@@ -7,20 +7,21 @@ torchrun --nproc_per_node N -m training.finetune CONFIG ...
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
 from . import data
-from .backbones.comfy_check import Unfit
+from .cli import add_debug, guard
 from .config import Config, load
 from .footprint import MOMENTS, tensor_bytes
 from .learner import Learner
 from .loop import train
 from .objective import build_objective
 from .parallel import Processes
-from .state import TrainState
+from .state import CONFIG, TrainState
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -41,6 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dry-run", action="store_true", help="build all, try one batch, write nothing"
     )
+    add_debug(parser)
     return parser.parse_args(arguments)
 
 
@@ -122,44 +124,31 @@ def damaged(config: Config) -> str | None:
     return None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options, config = parse(arguments), Config()  # the defaults until it is read
-    try:
-        config = load(options.config, options.set)
-        if options.dry_run:
-            dry_run(config)
-            return 0
-        outcome = train(config, options.resume)
-    except (ValueError, FloatingPointError, Unfit) as e:
-        # All processes of a machine come to these alike: one of them says it.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            cause = damaged(config) if isinstance(e, FloatingPointError) else None
-            print(f"error: {cause or e}", file=sys.stderr)
-        return 2
-    except OSError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print(f"error: the GPU's memory is full: {remedies(config)}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print(f"error: the computer's memory is full: {remedies(config)}", file=sys.stderr)
-        return 2
-    except RuntimeError as e:
-        # Only a run that compiles has this module loaded, and loading it takes seconds.
-        dynamo = sys.modules.get("torch._dynamo.exc")
-        if "DefaultCPUAllocator" in str(e):  # torch's word for a MemoryError
-            why = f"the computer's memory is full: {remedies(config)}"
-        elif dynamo is not None and isinstance(e, dynamo.TorchDynamoException):
-            said = " ".join(str(e).split("\n")[:2]) or type(e).__name__  # where, and what
-            why = f"run.compile failed ({said}): leave it out"
-        else:
-            raise
-        print(f"error: {why}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped at once; what was saved is intact, --resume goes on", file=sys.stderr)
-        return 130
+def failure(options: argparse.Namespace, e: Exception) -> str | None:
+    """Why numbers were not finite or a network did not compile, in one sentence; None: as it is."""
+    if isinstance(e, FloatingPointError):
+        return damaged(load(options.config, options.set))
+    # Only a run that compiles has this module loaded, and loading it takes seconds.
+    dynamo = sys.modules.get("torch._dynamo.exc")
+    if dynamo is not None and isinstance(e, dynamo.TorchDynamoException):
+        said = " ".join(str(e).split("\n")[:2]) or type(e).__name__  # where, and what
+        return f"run.compile failed ({said}): leave it out"
+    return None
+
+
+def begun(options: argparse.Namespace) -> Path | None:
+    """The run's folder, once there is one."""
+    out = Path(load(options.config, options.set).run.out)
+    return out if not options.dry_run and (out / CONFIG).exists() else None
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train; the exit code, 130 for a run that was stopped."""
+    config = load(options.config, options.set)
+    if options.dry_run:
+        dry_run(config)
+        return 0
+    outcome = train(config, options.resume)
     if os.environ.get("RANK", "0") != "0":
         return 0 if outcome.finished else 130
     if not outcome.finished:
@@ -167,6 +156,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     print(f"trained to step {outcome.step}: {outcome.weights}")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    return guard(
+        partial(run, options),
+        options,
+        stopped="stopped at once; what was saved is intact, --resume goes on",
+        smaller=lambda: remedies(load(options.config, options.set)),
+        explain=partial(failure, options),
+        folder=partial(begun, options),
+    )
 
 
 if __name__ == "__main__":

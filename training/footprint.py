@@ -7,12 +7,14 @@ own memory, fragmentation) is ``RESERVE``.
 """
 
 import argparse
+import sys
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from .cli import add_debug, guard
 from .offload import Composed
 
 GIB = 1 << 30
@@ -171,11 +173,19 @@ def table(network: Network, text: int = 512, rank: int = 16) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def run(options: argparse.Namespace) -> int:
+    """Print the table of a network."""
+    print(table(NETWORKS[options.network]))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="GPU memory of a LoRA run, by calculation.")
     parser.add_argument("network", nargs="?", default="flux-dev", choices=NETWORKS)
-    print(table(NETWORKS[parser.parse_args().network]))
+    add_debug(parser)
+    options = parser.parse_args(arguments)
+    return guard(lambda: run(options), options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 
 from .comfy_folder import find
@@ -43,10 +44,10 @@ _OPTIONAL = re.compile(r"text_projection|logit_scale|position_ids|visual\.|lm_he
 def check_text(files: Sequence[str], family: str | None) -> None:
     """Whether these are the text encoders of the family, by the files' headers alone.
 
-    Raises ValueError, in one sentence.
+    Raises InvalidInput, in one sentence.
     """
     if family not in _TEXT:
-        raise ValueError(
+        raise InvalidInput(
             f"text encoders need the family that they belong to: set family= to one of "
             f"{', '.join(_TEXT)}" + (f", {family} has none here" if family else "")
         )
@@ -55,21 +56,21 @@ def check_text(files: Sequence[str], family: str | None) -> None:
     for file in files:
         name = identify(Path(file))
         if name not in usable:
-            raise ValueError(
+            raise InvalidInput(
                 f"{file} is {name or 'no text encoder that is known here'}, and family {family} "
                 f"takes {' and '.join(sorted(usable))}"
             )
         found.append(name)
     lacking = needed - set(found)
     if lacking or len(set(found)) < len(found):
-        raise ValueError(
+        raise InvalidInput(
             f"family {family} takes one file each of {' and '.join(sorted(usable))}, "
             f"text= names {' and '.join(found) or 'none'}"
         )
 
 
 def identify(path: Path) -> str | None:
-    """Which text encoder a .safetensors file holds. Raises ValueError when it cannot be read."""
+    """Which text encoder a .safetensors file holds. Raises InvalidInput when it cannot be read."""
     shapes = _shapes(path)
     for name, (key, size) in _SIGNS.items():
         if key in shapes and size in (None, shapes[key][0]):
@@ -81,7 +82,7 @@ def is_tiny(path: Path) -> bool:
     """Whether a VAE's file holds a TAESD, which sees single pictures and shrinks them 8 times."""
     try:
         return any("taesd_encoder." in key for key in _shapes(path))
-    except ValueError:
+    except InvalidInput:
         return False
 
 
@@ -90,9 +91,9 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
+        raise InvalidInput(f"there is no file {path}") from None
     except (OSError, SafetensorError) as e:
-        raise ValueError(
+        raise InvalidInput(
             f"{path} cannot be read as .safetensors ({e}): name another file of it"
         ) from e
 
@@ -105,22 +106,22 @@ class HostVae:
     def __init__(
         self, path: Path, latent: LatentSpec, folder: str | None, device: torch.device, bf16: bool
     ):
-        """Raises ValueError, in one sentence, when it is no VAE or one of another family."""
+        """Raises InvalidInput, in one sentence, when it is no VAE or one of another family."""
         self.host = _host(folder, device)
-        state, metadata = self.host.utils.load_torch_file(
-            str(path), safe_load=True, return_metadata=True
-        )
         dtype = torch.bfloat16 if bf16 else torch.float32
         with _complete(f"{path} is not a whole VAE"):
+            state, metadata = self.host.utils.load_torch_file(
+                str(path), safe_load=True, return_metadata=True
+            )
             vae = self.host.sd.VAE(sd=_inner(state), metadata=metadata, dtype=dtype)
         if vae.first_stage_model is None:
-            raise ValueError(
+            raise InvalidInput(
                 f"{path} holds no VAE that this ComfyUI knows: name the VAE's own file"
             )
         self.vae, self.latent, self.timed = vae, latent, latent.kind in TIMED
         has = (int(vae.latent_channels), vae.spacial_compression_encode())
         if has != (latent.channels, latent.downscale):
-            raise ValueError(
+            raise InvalidInput(
                 f"{path} makes latents of {has[0]} channels, {has[1]} times smaller than the "
                 f"picture; family {latent.kind} has {latent.channels} and {latent.downscale}"
             )
@@ -173,7 +174,7 @@ class HostText:
     clip: Any  # ComfyUI's own, until it is closed
 
     def __init__(self, files: Sequence[str], family: str, folder: str | None, device: torch.device):
-        """Raises ValueError, in one sentence, when a file of them is not whole."""
+        """Raises InvalidInput, in one sentence, when a file of them is not whole."""
         self.host = _host(folder, device)
         kind = _TEXT[family][0]
         # Qwen-Image's template says so itself: a caption's brackets are no emphasis.
@@ -216,8 +217,8 @@ def _host(folder: str | None, device: torch.device) -> Any:
 
     try:
         found = find(folder)
-    except ValueError as e:
-        raise ValueError(f"{e} (training.prepare: --set comfy=FOLDER)") from e
+    except InvalidInput as e:
+        raise InvalidInput(f"{e} (training.prepare: --set comfy=FOLDER)") from e
     return open_host(found, device)
 
 
@@ -229,7 +230,7 @@ def _free(host: Any) -> None:
 
 @contextmanager
 def _complete(problem: str) -> Iterator[None]:
-    """Raises ValueError when ComfyUI fails, or says that a file lacks tensors.
+    """Raises InvalidInput when ComfyUI fails, or says that a file lacks tensors.
 
     That it only logs, and goes on with whatever was in memory in their place.
     """
@@ -243,7 +244,7 @@ def _complete(problem: str) -> Iterator[None]:
         raise
     except Exception as e:  # on tensors that it does not expect, whatever comes
         reason = str(e).strip().splitlines()
-        raise ValueError(
+        raise InvalidInput(
             f"{problem}, or of another kind: {reason[0] if reason else type(e).__name__}"
         ) from e
     finally:
@@ -252,4 +253,6 @@ def _complete(problem: str) -> Iterator[None]:
         if "missing" in line.lower():
             names = [n for n in re.findall(r"'([^']+)'", line) if not _OPTIONAL.search(n)]
             if names:
-                raise ValueError(f"{problem}: {names[0]} is missing (and {len(names) - 1} others)")
+                raise InvalidInput(
+                    f"{problem}: {names[0]} is missing (and {len(names) - 1} others)"
+                )

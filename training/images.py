@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
+
 
 def aspect_buckets(size: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
     """(height, width) in multiples of ``step``, of at most size² pixels, from tall to wide.
@@ -62,7 +64,7 @@ def shape(path: Path) -> tuple[int, int]:
 def pixels(path: Path, bucket: tuple[int, int], channels: int) -> Tensor:
     """The picture as (channels, height, width) bytes: upright, on white, covering the bucket.
 
-    Raises ValueError for more than 8 bits a channel, and what Pillow raises for a damaged file.
+    Raises InvalidInput for more than 8 bits a channel, and what Pillow raises for a damaged file.
     """
     with Image.open(path) as file:
         image = _upright(file)
@@ -91,7 +93,7 @@ def mask(path: Path, bucket: tuple[int, int], shape: tuple[int, int] | None = No
 
 def _upright(file: Image.Image) -> Image.Image:
     if file.mode.startswith(("I", "F")):
-        raise ValueError(f"more than 8 bits a channel (mode {file.mode})")
+        raise InvalidInput(f"more than 8 bits a channel (mode {file.mode})")
     return ImageOps.exif_transpose(file)
 
 

@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from sv_core.errors import InvalidInput, Unavailable
+
 from . import shards as store
 from .encoders import Encoder
 from .shards import LATENTS, MASKS, Index
@@ -41,7 +43,7 @@ def missing(cache: Path, index: Index, encoder: str | None) -> Iterator[Job]:
 
 
 def _there(cache: Path, kind: str, number: int, wanted: str, pictures: list[int]) -> bool:
-    with suppress(ValueError):
+    with suppress(InvalidInput):
         shard = store.read_shard(cache, kind, number)
         return shard.fingerprint == wanted and shard.covers(pictures)
     return False
@@ -62,7 +64,7 @@ def check_room(cache: Path, index: Index, jobs: list[Job], encoder: Encoder | No
         need += each * len(job.pictures) * index.views
     free = shutil.disk_usage(cache).free
     if need > free:
-        raise OSError(
+        raise Unavailable(
             f"the cache needs {need / 2**30:.1f} GiB more and the disk of {cache} has "
             f"{free / 2**30:.1f} GiB free: make room or name another folder"
         )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from sv_core.errors import InvalidInput, Unavailable
+
 from . import captions
 from .captions import ONE, Variants
 
@@ -72,11 +74,11 @@ def scan(
     ``captions``: the condition is the text of the ``.txt`` beside the picture, with its
     ``variants``. ``auto`` means captions if any picture has such a text. With ``repeats`` a first
     folder called ``10_name`` is the class ``name`` and its pictures count ten times. With ``masks``
-    ``a.mask.png`` is the mask of ``a.jpg``. Raises ValueError, in one sentence, when ``root`` is
+    ``a.mask.png`` is the mask of ``a.jpg``. Raises InvalidInput, in one sentence, when ``root`` is
     not a folder or nothing in it can take part.
     """
     if not root.is_dir():
-        raise ValueError(f"there is no folder {root}: name the one that holds the pictures")
+        raise InvalidInput(f"there is no folder {root}: name the one that holds the pictures")
     files = list(_files(root, videos))
     texts = {path[:-4]: root / path for path in files if path.lower().endswith(".txt")}
     kinds = SUFFIXES + ((*VIDEOS, FRAMES) if videos else ())
@@ -90,7 +92,7 @@ def scan(
         moving = (path for path in files if path.lower().endswith(VIDEOS) and path not in found)
         aside = dict.fromkeys(moving, "it is a video, which only family=wan21 and wan22 take")
     if not found:
-        raise ValueError(f"{root} holds no pictures ({', '.join(kinds)})")
+        raise InvalidInput(f"{root} holds no pictures ({', '.join(kinds)})")
     if layout == "auto":
         layout = "captions" if any(_stem(path) in texts for path in found) else "classes"
     pictures = []
@@ -113,7 +115,7 @@ def scan(
         pictures.append(Picture(path, size, mtime, first, held_out, tuple(others), count, mask))
     if not pictures:
         example = next(iter(aside))
-        raise ValueError(
+        raise InvalidInput(
             f"none of the {len(aside)} pictures in {root} can be used ({example}: "
             f"{aside[example]}): put each class into a folder of its own, or a .txt caption "
             f"beside each picture"
@@ -158,6 +160,9 @@ def _first_folder(path: str, repeats: bool) -> tuple[str | None, int]:
 
 def _stat(files: Iterable[Path]) -> tuple[int, int]:
     """(bytes in all, the latest change) of files, or of what is in folders."""
-    flat = [inner for f in files for inner in (sorted(f.iterdir()) if f.is_dir() else [f])]
-    stats = [file.stat() for file in flat]
+    try:
+        flat = [inner for f in files for inner in (sorted(f.iterdir()) if f.is_dir() else [f])]
+        stats = [file.stat() for file in flat]
+    except OSError as e:  # such as a link to a file that is gone
+        raise Unavailable(f"cannot read {e.filename}: {e.strerror or e}") from e
     return sum(s.st_size for s in stats), max((int(s.st_mtime) for s in stats), default=0)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sv_core.errors import InvalidInput, Unavailable
+
 from . import shards as store
 
 _LOCK = ".lock"
@@ -17,18 +19,18 @@ def alone(cache: Path) -> Iterator[None]:
         cache.mkdir(parents=True, exist_ok=True)
         others = [p for p in cache.iterdir() if not p.name.startswith(".")]
         if others and not (cache / store.INDEX).exists():
-            raise ValueError(
+            raise InvalidInput(
                 f"{cache} holds other files (such as {others[0].name}) and no cache: name a new "
                 f"or an empty folder"
             )
         lock = open(cache / _LOCK, "a+b")  # noqa: SIM115  closed below
     except OSError as e:
-        raise OSError(f"cannot write into {cache}: {e.strerror or e}") from e
+        raise Unavailable(f"cannot write into {cache}: {e.strerror or e}") from e
     with lock:
         try:
             _lock(lock.fileno())
         except OSError:
-            raise ValueError(
+            raise InvalidInput(
                 f"another training.prepare is at work in {cache}: wait for it"
             ) from None
         for stale in cache.glob(".*.partial"):

@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 def train(config: Config, resume: bool = False) -> Outcome:
     """Run the configuration to its last step, or to Ctrl-C, and leave everything in run.out.
 
-    Raises ValueError, OSError or FloatingPointError, each in one sentence.
+    Raises InvalidInput or FloatingPointError, each in one sentence.
     """
     processes = Processes(config.run)
     with processes.together():

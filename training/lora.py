@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sv_core.errors import InvalidInput
+
 PREFIX = "diffusion_model."
 # How files name the two matrices (ours, and those of the other trainers).
 _SPELLINGS = (("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight"))
@@ -80,16 +82,17 @@ def inject(
     such patterns, the last that matches holds, 0 leaves a layer out. ``alpha`` None: each rank, so
     that the factor is 1. The values drawn depend on the seed and a layer's name only.
 
-    Call it before the network is moved, spread, compiled or wrapped. Raises ValueError, in one
-    sentence, when a pattern fits no layer, nothing is left, or there are additions already.
+    Call it before the network is moved, spread, compiled or wrapped. Raises InvalidInput, in one
+    sentence, when a pattern fits no layer or nothing is left; RuntimeError when there are additions
+    already.
     """
     if adapters(module):
-        raise ValueError("this network has LoRA layers already: remove them first")
+        raise RuntimeError("this network has LoRA layers already: remove them first")
     layers = dict(_layers(module))
     if targets is None:
         chosen = {name for name in layers if name.startswith(tuple(_blocks(module)))}
         if not chosen:
-            raise ValueError(
+            raise InvalidInput(
                 f"this network has no list of blocks: say by lora.targets which layers to train"
                 f"{_examples(layers)}"
             )
@@ -101,7 +104,7 @@ def inject(
             rank_of[name] = other
     rank_of = {name: r for name, r in rank_of.items() if r > 0}
     if not rank_of:
-        raise ValueError("lora.ranks leaves no layer to train: every one has rank 0")
+        raise InvalidInput("lora.ranks leaves no layer to train: every one has rank 0")
     module.requires_grad_(False)
     for name, r in rank_of.items():
         layer = layers[name]
@@ -177,7 +180,7 @@ def load_state_dict(
     """Go on from a LoRA file, of ours or of another trainer's (``lora_unet_*.lora_down.weight``).
 
     The file's effect is kept when its alpha is another than this run's. Returns the names of the
-    layers that it does not hold; they begin at 0. Raises ValueError, in one sentence and before
+    layers that it does not hold; they begin at 0. Raises InvalidInput, in one sentence and before
     anything is changed, when a rank differs or the file holds what this run does not train.
     """
     left, plan, missing = set(state), [], []
@@ -194,7 +197,7 @@ def load_state_dict(
         want = tuple(adapter.lora_A.shape), tuple(adapter.lora_B.shape)
         have = tuple(a.shape), b is not None and tuple(b.shape)
         if have != want:
-            raise ValueError(
+            raise InvalidInput(
                 f"the LoRA file has rank {a.shape[0]} for {name}, and this run rank "
                 f"{adapter.rank}: use the file's by lora.rank or lora.ranks"
                 if b is not None and (a.shape[1], b.shape[0]) == (want[0][1], want[1][0])
@@ -204,7 +207,7 @@ def load_state_dict(
         plan.append((adapter, a, b, alpha / adapter.alpha))
         left -= {base + end for end in (*pair, "alpha")}
     if left:
-        raise ValueError(
+        raise InvalidInput(
             f"the LoRA file holds {min(left)}, which this run does not train: add its layer to "
             f"lora.targets, or take the file of this model"
         )
@@ -235,7 +238,7 @@ def _blocks(module: nn.Module) -> list[str]:
 def _matching(
     module: nn.Module, layers: Mapping[str, nn.Module], pattern: str, option: str
 ) -> list[str]:
-    """The names that a pattern fits, wholly or at the end. Raises ValueError for none."""
+    """The names that a pattern fits, wholly or at the end. Raises InvalidInput for none."""
     names = [n for n in layers if fnmatchcase(n, pattern) or fnmatchcase(n, f"*.{pattern}")]
     if names:
         return names
@@ -243,11 +246,11 @@ def _matching(
     others = [n for n, _ in module.named_modules() if fnmatchcase(n, pattern) and n not in linear]
     if others:
         kind = type(module.get_submodule(others[0])).__name__
-        raise ValueError(
+        raise InvalidInput(
             f"{option}: {pattern!r} fits {others[0]} ({kind}), but only linear layers can have a "
             f"LoRA{_examples(layers)}"
         )
-    raise ValueError(f"{option}: no layer fits {pattern!r}{_examples(layers)}")
+    raise InvalidInput(f"{option}: no layer fits {pattern!r}{_examples(layers)}")
 
 
 def _examples(layers: Mapping[str, nn.Module]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.meanflow import (
     CAP,
     DERIVATIVES,
@@ -65,7 +66,7 @@ class MeanFlow:
         self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
     ) -> tuple[Aim, dict[str, Any]]:
         if self.config.anchor and batch.mask is not None:
-            raise ValueError("meanflow.anchor knows no masks: leave it out, or the masks")
+            raise InvalidInput("meanflow.anchor knows no masks: leave it out, or the masks")
         r, t = self.times(self.n, generator)
         objective = replace(self.objective, timesteps=lambda n, _: t)
         path = objective.path(batch.x0, generator, rows, self.n)

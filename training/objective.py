@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from sv_core.bank import MemoryBank
+from sv_core.errors import InvalidInput
 from sv_core.objective import Losses, Objective, References
 from sv_core.posterior import effective_size, posterior_weights
 from sv_core.targets import Path, conditional_velocity
@@ -25,7 +26,7 @@ CHANGED = 0.01
 def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
     """Where the configuration says nothing, the times are those of the backbone's own schedule.
 
-    Raises ValueError for a parameter that the named timesteps do not have.
+    Raises InvalidInput for a parameter that the named timesteps do not have.
     """
     name, params = config.timesteps, config.timestep_params
     if name == "auto" and config.kind == "meanflow":
@@ -37,7 +38,7 @@ def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
     known = list(inspect.signature(draw).parameters)[2:]  # after n and the generator
     for key in params:
         if key not in known:
-            raise ValueError(
+            raise InvalidInput(
                 f"unknown config key 'objective.timestep_params.{key}' for timesteps "
                 f"{name!r} (have: {', '.join(known) or 'none'})"
             )
@@ -128,11 +129,11 @@ def build_bank(
 
     With several processes each has its own, of its own share of every batch, ``batch`` samples a
     step. These are independent draws of the data like any others, so the target stays unbiased;
-    what one process knows, the others do without. Raises ValueError for a bank that a step's
+    what one process knows, the others do without. Raises InvalidInput for a bank that a step's
     samples could overflow.
     """
     if config.bank < batch:
-        raise ValueError(
+        raise InvalidInput(
             f"objective.bank is {config.bank}, less than the {batch} samples of a step in one "
             f"process: every sample must stay among its own references, so make the bank at least "
             f"as large"

@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sv_core.errors import InvalidInput
+
 Copy = Callable[[Tensor, Tensor], object]
 
 
@@ -42,20 +44,20 @@ def offload(
     Call it when it is known what is trained (after ``lora.inject``) and while the network is in CPU
     memory: at rest the weights are in no module, so ``model.to``, DDP and FSDP do not see them.
     Call it before the blocks' forwards are wrapped for recomputation, which has to bring them, too.
-    Raises ValueError, in one sentence, when that cannot be.
+    Raises InvalidInput, in one sentence, when that cannot be.
     """
     if not 1 <= n <= len(blocks):
-        raise ValueError(
+        raise InvalidInput(
             f"comfy.offload_blocks = {n}: this network has {len(blocks)} blocks, use 0 to "
             f"{len(blocks)}"
         )
     if not recompute:
-        raise ValueError(
+        raise InvalidInput(
             "comfy.offload_blocks needs run.recompute = true: without it the backward pass keeps "
             "all the weights on the device"
         )
     if not any(not p.requires_grad for block in blocks[-n:] for p in block.parameters()):
-        raise ValueError(
+        raise InvalidInput(
             "comfy.offload_blocks moves frozen weights, and this run trains all of them: use it "
             "with a LoRA"
         )

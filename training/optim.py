@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sv_core.errors import InvalidInput
+
 from .config import OptimConfig
 
 
@@ -16,7 +18,7 @@ def _library(name: str, optimizer: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as e:
-        raise ValueError(
+        raise InvalidInput(
             f"optim.optimizer = {optimizer} needs the package {name} ({e}): pip install {name}, or "
             f"use adamw"
         ) from e
@@ -27,7 +29,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW, its 8-bit or its schedule-free form; the learning rate is set at every step.
 
-    [arXiv 1711.05101; 8 bits: 2110.02861; schedule-free: 2405.15682]. Raises ValueError when the
+    [arXiv 1711.05101; 8 bits: 2110.02861; schedule-free: 2405.15682]. Raises InvalidInput when the
     optional package is missing.
     """
     trained = [p for p in parameters if p.requires_grad]

@@ -21,6 +21,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sv_core.errors import InvalidInput, Unavailable
+
 from .config import RunConfig
 
 
@@ -28,20 +30,26 @@ class Processes:
     """This process among the others: its device, its share of a batch, what is done together."""
 
     def __init__(self, config: RunConfig):
-        """Raises ValueError when the device is not there or cannot do what is asked of it."""
+        """Raises InvalidInput when the device is not there or cannot do what is asked of it."""
         cuda = torch.cuda.is_available()
         if config.device == "cuda" and not cuda:
-            raise ValueError("run.device is cuda, but torch sees no such GPU: use auto or cpu")
+            raise InvalidInput("run.device is cuda, but torch sees no such GPU: use auto or cpu")
         cpu = config.device == "cpu" or not (cuda or torch.backends.mps.is_available())
         if config.precision == "fp16" and cpu:
-            raise ValueError("run.precision = fp16 needs a GPU: use bf16 or fp32")
+            raise InvalidInput("run.precision = fp16 needs a GPU: use bf16 or fp32")
         if config.precision == "fp16" and config.shard:
-            raise ValueError("run.precision = fp16 does not go with run.shard: use bf16")
-        self.accelerator = Accelerator(
-            cpu=cpu,
-            mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))],
-        )
+            raise InvalidInput("run.precision = fp16 does not go with run.shard: use bf16")
+        try:
+            self.accelerator = Accelerator(
+                cpu=cpu,
+                mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))],
+            )
+        except torch.distributed.DistError as e:
+            raise Unavailable(
+                f"this process cannot reach the others ({str(e).splitlines()[0]}): start all of "
+                f"them, by torchrun with the same address and port"
+            ) from e
         self.device = self.accelerator.device
         self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
         self.is_main = self.index == 0
@@ -52,9 +60,9 @@ class Processes:
         """Of the copied ones (DDP) those that no gradient reaches, once a backward pass is due."""
 
     def share(self, n: int, parts: int = 1) -> slice:
-        """This process's rows of n. Raises ValueError when n cannot be dealt out evenly."""
+        """This process's rows of n. Raises InvalidInput when n cannot be dealt out evenly."""
         if n % (self.count * parts):
-            raise ValueError(
+            raise InvalidInput(
                 f"data.batch_size = {n} cannot be shared by {self.count} processes in {parts} "
                 f"parts each (optim.accumulate): use a multiple of {self.count * parts}"
             )
@@ -163,7 +171,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raises ConnectionError, in one sentence, when another process dies or falls silent."""
+        """Raises Unavailable, in one sentence, when another process dies or falls silent."""
         try:
             yield
             if self.count > 1:
@@ -171,7 +179,7 @@ class Processes:
         except RuntimeError as e:
             if self.count == 1 or not _lost(e):
                 raise
-            raise ConnectionError(
+            raise Unavailable(
                 f"process {self.index} of {self.count} has lost the others (one has died, or been "
                 f"silent for run.timeout): what was saved is intact, start all of them again with "
                 f"--resume"

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec, pixels
 
 from . import captions, images, videos
@@ -65,21 +66,21 @@ class PrepareConfig:
 
 
 def check(config: PrepareConfig) -> LatentSpec:
-    """What the latents will be. Raises ValueError for settings that contradict each other."""
+    """What the latents will be. Raises InvalidInput for settings that contradict each other."""
     if (config.vae is None) != (config.family is None):
         have, lack = ("vae", "family") if config.family is None else ("family", "vae")
-        raise ValueError(
+        raise InvalidInput(
             f"{have} is set and {lack} is not: a VAE's file does not say how its latents are "
             f"scaled, so give both, such as vae=FILE and family={' or '.join(FAMILIES)}"
         )
     if config.vae is not None and config.channels != 3:
-        raise ValueError("a VAE takes colour pictures: leave out channels=1")
+        raise InvalidInput("a VAE takes colour pictures: leave out channels=1")
     for key in ("max_aspect", "fps"):
         if getattr(config, key) == float("inf"):
-            raise ValueError(f"{key} must be a finite number, such as 2")
+            raise InvalidInput(f"{key} must be a finite number, such as 2")
     if config.frames % STRIDE != 1:
         low = max(config.frames - 2, 0) // STRIDE * STRIDE + 1
-        raise ValueError(
+        raise InvalidInput(
             f"frames must be a multiple of {STRIDE} and one more, as {low} or {low + STRIDE}, got "
             f"{config.frames}"
         )
@@ -94,7 +95,7 @@ def check(config: PrepareConfig) -> LatentSpec:
     token = latent.downscale * (config.patch_size if config.encoder else 1)
     key = "size" if config.buckets == "square" else "step"
     if getattr(config, key) % token:
-        raise ValueError(
+        raise InvalidInput(
             f"{key} must be a multiple of {token} pixels ({latent.downscale} per latent cell"
             + (f", patches of {config.patch_size}" if config.encoder else "")
             + f"), got {getattr(config, key)}"
@@ -108,14 +109,14 @@ def _check_template(template: str) -> None:
     except ValueError:
         places = []
     if places != [""]:
-        raise ValueError(
+        raise InvalidInput(
             f"template must hold {{}} once, where the class's name goes, such as 'a photo of {{}}',"
             f" got {template!r}"
         )
 
 
 def list_pictures(root: Path, config: PrepareConfig) -> Listing:
-    """What takes part. Raises ValueError, in one sentence, when nothing can."""
+    """What takes part. Raises InvalidInput, in one sentence, when nothing can."""
     listing = scan(
         root,
         config.layout,
@@ -163,7 +164,7 @@ def make_plan(
     if config.buckets == "aspect":
         shapes = images.aspect_buckets(config.size, config.step, config.max_aspect)
         if not shapes:
-            raise ValueError(
+            raise InvalidInput(
                 f"no bucket fits: step = {config.step} is too large for size = {config.size}"
             )
         with ThreadPoolExecutor(config.workers) as pool:
@@ -218,7 +219,7 @@ def same_plan(index: Index, settings: dict, found: Listing, cache: Path) -> Inde
         if before != now:
             different.append(f"{key} = {before}, now {now}")
     if different:
-        raise ValueError(
+        raise InvalidInput(
             f"{cache} was begun with other settings ({'; '.join(different)}): use the same again, "
             f"or another folder"
         )
@@ -242,7 +243,7 @@ def same_plan(index: Index, settings: dict, found: Listing, cache: Path) -> Inde
     other = {path for path in now.keys() & before.keys() if now[path] != before[path]}
     if new or gone or other:
         example = sorted(new | gone | other)[0]
-        raise ValueError(
+        raise InvalidInput(
             f"the pictures are not those that {cache} was begun with: {len(new)} new, {len(gone)} "
             f"gone, {len(other)} changed (such as {example}); put them back, or prepare another "
             f"folder"

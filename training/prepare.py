@@ -17,17 +17,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from sv_core.errors import InvalidInput
 
 from .cache import LatentCache
+from .cli import add_debug, guard
 from .comfy_folder import find
 from .encode import Outcome, prepare
 from .plan import PrepareConfig, check
 from .settings import build, override
-from .shards import SKIPPED
+from .shards import INDEX, SKIPPED
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,11 +48,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="set one key, such as vae=vae.safetensors; may be repeated",
     )
+    add_debug(parser)
     return parser.parse_args(arguments)
 
 
 def configure(assignments: Iterable[str]) -> PrepareConfig:
-    """Raises ValueError, in one sentence, for what is no known key with a value it can have."""
+    """Raises InvalidInput, in one sentence, for what is no known key with a value it can have."""
     table: dict[str, Any] = {}
     for assignment in assignments:
         override(table, assignment)
@@ -58,12 +61,12 @@ def configure(assignments: Iterable[str]) -> PrepareConfig:
 
 
 def require_host(config: PrepareConfig) -> None:
-    """Raises ValueError, in one sentence, when there is no ComfyUI to read text encoders with."""
+    """Raises InvalidInput, in one sentence, when there is no ComfyUI to read text encoders with."""
     check(config)
     try:
         find(config.comfy)
-    except ValueError as e:
-        raise ValueError(f"{e} (training.prepare: --set comfy=FOLDER)") from e
+    except InvalidInput as e:
+        raise InvalidInput(f"{e} (training.prepare: --set comfy=FOLDER)") from e
 
 
 def report(path: Path, outcome: Outcome, seconds: float) -> None:
@@ -114,28 +117,34 @@ def _size(bucket: tuple[int, ...]) -> str:
     return f"{width}x{height}{frames}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options, config = parse(arguments), PrepareConfig()  # the defaults until it is read
+def run(options: argparse.Namespace) -> int:
+    """Make or finish the cache, and report."""
     began = time.perf_counter()
-    try:
-        config = configure(options.set)
-        if config.text:  # before a finished cache is opened for more
-            require_host(config)
-        outcome = prepare(options.images, options.cache, config)
-        if outcome.nothing_to_do:
-            print(f"{options.cache} is finished already: nothing to do")
-        report(options.cache, outcome, time.perf_counter() - began)
-    except (ValueError, OSError, FloatingPointError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        way = f"lower batch (it is {config.batch})" if config.batch > 1 else "set device=cpu"
-        print(f"error: the GPU's memory is full: {way}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)
-        return 130
+    config = configure(options.set)
+    if config.text:  # before a finished cache is opened for more
+        require_host(config)
+    outcome = prepare(options.images, options.cache, config)
+    if outcome.nothing_to_do:
+        print(f"{options.cache} is finished already: nothing to do")
+    report(options.cache, outcome, time.perf_counter() - began)
     return 0
+
+
+def smaller(options: argparse.Namespace) -> str:
+    """What needs less memory."""
+    batch = configure(options.set).batch
+    return f"lower batch (it is {batch})" if batch > 1 else "set device=cpu"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    return guard(
+        partial(run, options),
+        options,
+        stopped="stopped; finished shards are kept, the same command goes on",
+        smaller=partial(smaller, options),
+        folder=lambda: options.cache if (options.cache / INDEX).exists() else None,
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Generator, Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.guidance import guided
 from sv_core.meanflow import sample_meanflow
 from sv_core.sampling import Callback, VelocityFn, sample_forecast, sample_stable
@@ -119,14 +120,14 @@ class Preview:
         """Without a VAE latents are shown in false colours: their first three channels.
 
         One that only ComfyUI knows is opened through that of the folder ``comfy``, on ``device``,
-        where the network is, too. Raises ValueError, in one sentence, for a VAE that is not the
+        where the network is, too. Raises InvalidInput, in one sentence, for a VAE that is not the
         data's.
         """
         self.data, self.calls = data, calls
         self.vae: Vae | HostVae | None = None
         if vae is not None and data.latent.kind != "pixels":
             if fingerprint(vae) != data.identity.get("vae"):
-                raise ValueError(
+                raise InvalidInput(
                     f"run.vae = {vae} is not the VAE that the cache was made with: name that one"
                 )
             self.vae = open_vae(vae, data.latent, comfy, device)

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from einops import rearrange
 from torch import Generator, Tensor
 from tqdm import tqdm
 
+from sv_core.errors import InvalidInput
 from sv_core.guidance import guided
 from sv_core.meanflow import sample_meanflow
 from sv_core.models.sit import SiTConfig
@@ -28,9 +30,10 @@ from sv_core.schedules import regime_split, shift, uniform_grid
 from .backbones.sit import SiTBackbone
 from .backbones.sit import load as load_backbone
 from .checkpoint import write_atomically
+from .cli import add_debug, guard
 from .data import generator
 from .integrators import sample_heun, sample_sde
-from .parts import NPZ, begin, join, part_path
+from .parts import NPZ, SETTINGS, begin, join, part_path, read_part
 from .preview import write_grid
 from .shards import fingerprint
 from .vae import load as load_vae
@@ -103,30 +106,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--vae", type=Path, help="the VAE that turns the network's latents into pictures")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the network (fp32)")
+    add_debug(parser)
     return parser.parse_args(arguments)
 
 
 def parse_classes(text: str, count: int) -> list[int]:
-    """``0-9,207`` or ``all``. Raises ValueError, in one sentence, for what is none of ``count``."""
+    """``0-9,207`` or ``all``. Raises InvalidInput for what is none of ``count``."""
     if text == "all":
         return list(range(count))
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"--classes wants numbers such as 0-9,207, got {text!r}")
+            raise InvalidInput(f"--classes wants numbers such as 0-9,207, got {text!r}")
         found += range(int(first), int(last or first) + 1)
     wrong = [c for c in found if c >= count]
     if wrong or not found:
-        raise ValueError(f"the network has classes 0 to {count - 1}, --classes {text} is outside")
+        raise InvalidInput(f"the network has classes 0 to {count - 1}, --classes {text} is outside")
     return found
 
 
 def make_order(options: argparse.Namespace, sit: SiTConfig) -> Order:
-    """What is asked of a network. Raises ValueError, in one sentence, for what cannot be."""
+    """What is asked of a network. Raises InvalidInput, in one sentence, for what cannot be."""
     sampler = options.sampler or (MEANFLOW if sit.interval else "euler")
     if sampler == MEANFLOW and not sit.interval:
-        raise ValueError(
+        raise InvalidInput(
             f"{options.checkpoint} knows no average velocity, which --sampler meanflow needs: "
             f"choose another sampler, or train it with MeanFlow first"
         )
@@ -134,12 +138,12 @@ def make_order(options: argparse.Namespace, sit: SiTConfig) -> Order:
     steps = usual if options.steps is None else options.steps
     for name, value in (("n", options.n), ("steps", steps), ("batch", options.batch)):
         if value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
+            raise InvalidInput(f"--{name} must be at least 1, got {value}")
     if not 0 < options.shift < float("inf"):
-        raise ValueError(f"--shift must be a positive number, got {options.shift:g}")
+        raise InvalidInput(f"--shift must be a positive number, got {options.shift:g}")
     low, high = options.interval
     if not 0 <= low <= high <= 1:
-        raise ValueError(f"--interval wants 0 <= LOW <= HIGH <= 1, got {low:g} {high:g}")
+        raise InvalidInput(f"--interval wants 0 <= LOW <= HIGH <= 1, got {low:g} {high:g}")
     order = Order(
         n=options.n,
         classes=parse_classes(options.classes, sit.num_classes),
@@ -207,20 +211,20 @@ class Studio:
 
 
 def open_studio(options: argparse.Namespace) -> Studio:
-    """Raises ValueError, in one sentence, for files that are missing, damaged or do not fit."""
+    """Raises InvalidInput, in one sentence, for files that are missing, damaged or do not fit."""
     cuda = torch.cuda.is_available()
     if options.device == "cuda" and not cuda:
-        raise ValueError("--device is cuda, but torch sees no such GPU: use auto or cpu")
+        raise InvalidInput("--device is cuda, but torch sees no such GPU: use auto or cpu")
     device = "cuda" if cuda and options.device != "cpu" else "cpu"
     backbone = load_backbone(options.checkpoint)
     backbone.model.to(device)
     kind = backbone.latent.kind
     if kind == "pixels":
         if options.vae:
-            raise ValueError(f"{options.checkpoint} makes pixels: leave out --vae")
+            raise InvalidInput(f"{options.checkpoint} makes pixels: leave out --vae")
         return Studio(backbone, lambda images: images, options.precision == "bf16")
     if options.vae is None:
-        raise ValueError(f"{options.checkpoint} makes {kind} latents: name their VAE with --vae")
+        raise InvalidInput(f"{options.checkpoint} makes {kind} latents: name their VAE with --vae")
     vae = load_vae(options.vae, kind)
     vae.model.to(device)
 
@@ -235,7 +239,7 @@ def draw_grid(out: Path, order: Order) -> None:
     images: list[np.ndarray] = []
     number = 0
     while sum(map(len, images)) < min(SHOWN, order.n):
-        images.append(np.load(part_path(out, number), allow_pickle=False))
+        images.append(read_part(out, number))
         number += 1
     shown = torch.from_numpy(np.concatenate(images)[:SHOWN]).permute(0, 3, 1, 2) / 255
     columns = min(8, len(shown))
@@ -243,8 +247,8 @@ def draw_grid(out: Path, order: Order) -> None:
     write_grid(out / GRID, shown, columns, zoom=max(1, 64 // shown.shape[-1]))
 
 
-def run(options: argparse.Namespace) -> bool:
-    """Make what is missing; whether anything was."""
+def run(options: argparse.Namespace) -> int:
+    """Make what is missing."""
     studio = open_studio(options)
     order = make_order(options, studio.backbone.config)
     settings = json.loads(json.dumps(vars(order))) | {
@@ -254,7 +258,8 @@ def run(options: argparse.Namespace) -> bool:
     }
     begin(options.out, settings)
     if (options.out / NPZ).exists():
-        return False
+        print(f"{options.out / NPZ} is finished already: nothing to do")
+        return 0
     for stale in options.out.glob(".*.partial"):
         stale.unlink()
     parts = -(-order.n // order.batch)
@@ -267,24 +272,19 @@ def run(options: argparse.Namespace) -> bool:
             bar.update(len(images))
     draw_grid(options.out, order)
     join(options.out, order.n, parts)
-    return True
+    print(options.out / NPZ)
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        made = run(options)
-    except (ValueError, OSError, FloatingPointError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("error: the GPU's memory is full: lower --batch", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; what is made is kept, the same command goes on", file=sys.stderr)
-        return 130
-    print(f"{options.out / NPZ}" + ("" if made else " is finished already: nothing to do"))
-    return 0
+    return guard(
+        partial(run, options),
+        options,
+        stopped="stopped; what is made is kept, the same command goes on",
+        smaller=lambda: "lower --batch",
+        folder=lambda: options.out if (options.out / SETTINGS).exists() else None,
+    )
 
 
 if __name__ == "__main__":

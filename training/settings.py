@@ -13,6 +13,8 @@ from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from sv_core.errors import InvalidInput
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -40,7 +42,7 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
         kind = next((k for k in kinds if type(value) is k), kinds[0])
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict):
-            raise ValueError(f"{key} must be a table such as {{mean = 0.0}}, got {value!r}")
+            raise InvalidInput(f"{key} must be a table such as {{mean = 0.0}}, got {value!r}")
         return {name: _value(f"{key}.{name}", v, float, {}) for name, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -48,12 +50,12 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
         want = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[
             kind
         ]
-        raise ValueError(f"{key} must be {want}, got {value!r}")
+        raise InvalidInput(f"{key} must be {want}, got {value!r}")
     if knob.get("choices") and value not in knob["choices"]:
-        raise ValueError(f"unknown {key} {value!r} {_have(knob['choices'])}")
+        raise InvalidInput(f"unknown {key} {value!r} {_have(knob['choices'])}")
     low = knob.get("low")
     if low is not None and not value >= low:
-        raise ValueError(f"{key} must be at least {low}, got {value}")
+        raise InvalidInput(f"{key} must be at least {low}, got {value}")
     return value
 
 
@@ -62,7 +64,7 @@ def build(kind: type, table: Mapping[str, Any], prefix: str = "") -> Any:
     hints = typing.get_type_hints(kind)
     for name in table:
         if name not in hints:
-            raise ValueError(f"unknown config key '{prefix}{name}' {_have(hints)}")
+            raise InvalidInput(f"unknown config key '{prefix}{name}' {_have(hints)}")
     values = {}
     for f in fields(kind):
         if f.name not in table:
@@ -70,7 +72,7 @@ def build(kind: type, table: Mapping[str, Any], prefix: str = "") -> Any:
         key, value = prefix + f.name, table[f.name]
         if is_dataclass(hints[f.name]):
             if not isinstance(value, dict):
-                raise ValueError(f"'{key}' is a section: write [{key}], or {key}.<key> = ...")
+                raise InvalidInput(f"'{key}' is a section: write [{key}], or {key}.<key> = ...")
             values[f.name] = build(hints[f.name], value, f"{key}.")
         else:
             values[f.name] = _value(key, value, hints[f.name], f.metadata)
@@ -82,7 +84,7 @@ def override(table: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     *path, name = key.strip().split(".")
     if not equals or not all([*path, name]):
-        raise ValueError(f"--set wants key=value, such as optim.lr=1e-4, got {assignment!r}")
+        raise InvalidInput(f"--set wants key=value, such as optim.lr=1e-4, got {assignment!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -90,20 +92,22 @@ def override(table: dict[str, Any], assignment: str) -> None:
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ValueError(f"--set {assignment}: '{part}' is a value, not a section")
+            raise InvalidInput(f"--set {assignment}: '{part}' is a value, not a section")
     table[name] = value
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A TOML file's table. Raises ValueError, in one sentence, when it is missing or no TOML."""
+    """A TOML file's table. Raises InvalidInput, in one sentence, when it is missing or no TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"there is no config file {path}") from None
+        raise InvalidInput(f"there is no config file {path}") from None
     except IsADirectoryError:
-        raise ValueError(f"{path} is a folder: name the .toml file in it") from None
+        raise InvalidInput(f"{path} is a folder: name the .toml file in it") from None
+    except OSError as e:
+        raise InvalidInput(f"cannot read {path}: {e.strerror or e}") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not a TOML file: {e}") from e
+        raise InvalidInput(f"{path} is not a TOML file: {e}") from e
 
 
 def toml(value: Any) -> str:

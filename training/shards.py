@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 
 from .checkpoint import write_atomically
@@ -118,31 +119,31 @@ class Shard(NamedTuple):
 
 
 def fingerprint(path: Path) -> str:
-    """A file's content in 16 letters. Raises ValueError when it cannot be read."""
+    """A file's content in 16 letters. Raises InvalidInput when it cannot be read."""
     digest = hashlib.blake2b(digest_size=8)
     try:
         with open(path, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
     except OSError as e:
-        raise ValueError(f"cannot read {path}: {e.strerror or e}") from e
+        raise InvalidInput(f"cannot read {path}: {e.strerror or e}") from e
     return digest.hexdigest()
 
 
 def write_index(cache: Path, index: Index) -> None:
-    """Raises OSError, in one sentence."""
+    """Raises Unavailable, in one sentence."""
     # vars, not asdict: that would copy a million paths one by one.
     text = json.dumps({"format": FORMAT} | vars(index), default=asdict, ensure_ascii=False)
     write_atomically(cache / INDEX, lambda file: file.write(text.encode()))
 
 
 def read_index(cache: Path) -> Index:
-    """Raises ValueError, in one sentence, when there is none or it is not ours."""
+    """Raises InvalidInput, in one sentence, when there is none or it is not ours."""
     try:
         table = json.loads((cache / INDEX).read_text(encoding="utf-8"))
         version = table.pop("format")
         if version != FORMAT:
-            raise ValueError(f"{cache} is a cache of format {version}, this reads {FORMAT}")
+            raise InvalidInput(f"{cache} is a cache of format {version}, this reads {FORMAT}")
         table["latent"] = LatentSpec(**table["latent"])
         table["buckets"] = [tuple(bucket) for bucket in table["buckets"]]
         table["features"] = {k: FeatureSpec(**v) for k, v in table["features"].items()}
@@ -150,12 +151,12 @@ def read_index(cache: Path) -> Index:
             table["text"] = TextSpec(**table["text"])
         return Index(**table)
     except OSError:
-        raise ValueError(
+        raise InvalidInput(
             f"{cache} is no latent cache, it has no {INDEX}: make one with "
             f"python -m training.prepare IMAGES {cache}"
         ) from None
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(
+        raise InvalidInput(
             f"{cache / INDEX} is damaged or of something else ({type(e).__name__}: {e}): "
             f"prepare the cache again in another folder"
         ) from e
@@ -167,7 +168,7 @@ def shard_path(cache: Path, kind: str, number: int) -> Path:
 
 
 def write_shard(cache: Path, kind: str, number: int, shard: Shard) -> None:
-    """Raises OSError, in one sentence."""
+    """Raises Unavailable, in one sentence."""
     # One key: several would be written in an order of their own each time.
     facts = json.dumps({k: v for k, v in shard._asdict().items() if k != "data"})
     data = safetensors_bytes({"data": shard.data.contiguous()}, {"shard": facts})
@@ -177,7 +178,7 @@ def write_shard(cache: Path, kind: str, number: int, shard: Shard) -> None:
 def read_shard(cache: Path, kind: str, number: int) -> Shard:
     """A shard whose rows are read from the disk when they are asked for.
 
-    Raises ValueError, in one sentence, when it is missing, cut short or something else.
+    Raises InvalidInput, in one sentence, when it is missing, cut short or something else.
     """
     path = shard_path(cache, kind, number)
     try:
@@ -185,7 +186,7 @@ def read_shard(cache: Path, kind: str, number: int) -> Shard:
             return Shard(file.get_tensor("data"), **json.loads(file.metadata()["shard"]))
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
         reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
-        raise ValueError(
+        raise InvalidInput(
             f"shard {path} cannot be read ({reason}): remove it and run training.prepare again, "
             f"which makes that shard anew"
         ) from e
@@ -194,7 +195,7 @@ def read_shard(cache: Path, kind: str, number: int) -> Shard:
 def open_shards(cache: Path, kind: str, parts: list[list[int]], wanted: str) -> list[Shard]:
     """All of a kind, of these pictures each.
 
-    Raises ValueError, in one sentence, when one is missing, damaged or not of the others' make.
+    Raises InvalidInput, in one sentence, when one is missing, damaged or not of the others' make.
     """
     shards = []
     for number, pictures in enumerate(parts):
@@ -206,7 +207,7 @@ def open_shards(cache: Path, kind: str, parts: list[list[int]], wanted: str) -> 
         elif not shard.covers(pictures):
             problem = "of other pictures than the rest of the cache"
         if problem:
-            raise ValueError(
+            raise InvalidInput(
                 f"{shard_path(cache, kind, number)} is {problem}: remove it and run "
                 f"training.prepare again, which makes that shard anew"
             )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sv_core.bank import MemoryBank
+from sv_core.errors import InvalidInput
 
 from . import checkpoint
 from .align import Alignment, build_alignment
@@ -45,7 +46,7 @@ class TrainState:
         if self.lora:
             _inject(config.lora, self.backbone.model, seed)
         elif not any(p.requires_grad for p in self.backbone.model.parameters()):
-            raise ValueError(
+            raise InvalidInput(
                 f"{config.comfy.checkpoint} keeps its weights in 8 bits, too few for training "
                 f"them: set lora.rank, such as 16, or comfy.dtype = bf16"
             )
@@ -70,7 +71,7 @@ class TrainState:
         self.parameters = own + (list(self.projectors.parameters()) if self.projectors else [])
         self.optimizer = build_optimizer(self.parameters, config.optim)
         if any(p.dtype == torch.float16 for p in own):
-            raise ValueError(
+            raise InvalidInput(
                 f"{config.comfy.checkpoint} keeps its weights in fp16, in which gradients "
                 f"underflow: set comfy.dtype = bf16 or fp32"
             )
@@ -144,13 +145,13 @@ def _inject(config: LoraConfig, network: nn.Module, seed: int) -> None:
 def open_run(config: Config, state: TrainState, resume: bool) -> None:
     """Make the run's folder, or take up the state that is in it.
 
-    Raises ValueError when there is a state and ``resume`` is false, or none and it is true, or
-    when configuration, data or processes are not those that the state was made with; OSError for
-    an unusable folder.
+    Raises InvalidInput when there is a state and ``resume`` is false, or none and it is true, or
+    when configuration, data or processes are not those that the state was made with; Unavailable
+    for an unusable folder.
     """
     out, processes = Path(config.run.out), state.processes
     if not resume and (out / checkpoint.STATE).exists():
-        raise ValueError(
+        raise InvalidInput(
             f"{out} already holds a run: go on with it by --resume, or choose another folder "
             f"with --set run.out=..."
         )
@@ -171,7 +172,7 @@ def open_run(config: Config, state: TrainState, resume: bool) -> None:
 
 
 def save(config: Config, state: TrainState) -> Path:
-    """Averaged weights, then the state that resumes from them. Raises OSError in one sentence.
+    """Averaged weights, then the state that resumes from them. Raises Unavailable in one sentence.
 
     In this order: a kill in between leaves weights that the resumed run writes again, the same.
     With several processes the first one writes, but each its own bank, before the state and under
@@ -258,7 +259,7 @@ def _check_resumable(now: Config, before: Config) -> None:
     for section, old, new in sections:
         for name, value in vars(old).items():
             if vars(new)[name] != value:
-                raise ValueError(
+                raise InvalidInput(
                     f"the run to resume began with {section}.{name} = {value}, this config says "
                     f"{vars(new)[name]}: use the value it began with, or another run.out"
                 )
@@ -268,21 +269,23 @@ def _check_saved(config: Config, state: TrainState, saved: dict[str, Any]) -> No
     """The state must be of this version, of these data and of as many banks as there are now."""
     out, processes = config.run.out, state.processes
     if saved.get("format") != FORMAT:
-        raise ValueError(f"the run in {out} is of an older version: begin anew in another run.out")
+        raise InvalidInput(
+            f"the run in {out} is of an older version: begin anew in another run.out"
+        )
     if saved["step"] > config.optim.steps:
-        raise ValueError(
+        raise InvalidInput(
             f"the run in {out} is at step {saved['step']}, past optim.steps = "
             f"{config.optim.steps}: raise optim.steps, or choose another run.out"
         )
     was, now = saved["data"], state.dataset.identity
     other = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)]
     if other:
-        raise ValueError(
+        raise InvalidInput(
             f"the run in {out} learnt from other data (another {min(other)} than that of "
             f"{config.data.cache or config.data.name}): resume with the cache that it began with"
         )
     if state.bank is not None and saved["processes"] != processes.count:
-        raise ValueError(
+        raise InvalidInput(
             f"the run in {out} has {saved['processes']} memory banks, one per process, and there "
             f"are {processes.count} processes now: start as many as before"
         )

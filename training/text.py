@@ -18,6 +18,8 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 from tqdm import tqdm
 
+from sv_core.errors import InvalidInput
+
 from .checkpoint import write_atomically
 from .shards import Index, TextSpec, read_index, shard_path, write_index
 
@@ -36,7 +38,7 @@ class TextTable:
     """
 
     def __init__(self, cache: Path, spec: TextSpec, conditions: int):
-        """Raises ValueError, in one sentence, when a file of it is missing or of other encoders."""
+        """Raises InvalidInput when a file of it is missing or of other encoders."""
         self.null = conditions
         self.fingerprint = spec.fingerprint
         self._parts = [
@@ -73,7 +75,7 @@ def missing(cache: Path, index: Index) -> list[int]:
     for number, part in enumerate(_parts(len(index.conditions))):
         try:
             _opened(cache, number, part, index.text)
-        except ValueError:
+        except InvalidInput:
             absent.append(number)
     return absent
 
@@ -81,7 +83,7 @@ def missing(cache: Path, index: Index) -> list[int]:
 def encode(
     cache: Path, index: Index, numbers: Sequence[int], encoder: Callable[[str], Entry]
 ) -> None:
-    """Make those text files. Raises OSError or FloatingPointError, in one sentence."""
+    """Make those text files. Raises Unavailable or FloatingPointError, in one sentence."""
     assert index.text is not None
     texts = texts_of(index, index.text.template)
     parts = list(_parts(len(index.conditions)))
@@ -98,12 +100,12 @@ def encode(
 def write_text(cache: Path, entries: Sequence[Entry]) -> None:
     """Give a cache texts that were encoded elsewhere: of each condition, then the empty caption.
 
-    Raises ValueError, in one sentence, when they are not as many.
+    Raises InvalidInput, in one sentence, when they are not as many.
     """
     index = read_index(cache)
     wanted = len(index.conditions) + 1
     if len(entries) != wanted:
-        raise ValueError(
+        raise InvalidInput(
             f"{cache} has {wanted - 1} conditions and needs {wanted} texts, the last one that of "
             f"the empty caption, got {len(entries)}"
         )
@@ -171,12 +173,12 @@ def _opened(cache: Path, number: int, part: range, spec: TextSpec) -> tuple:
         lengths = facts["lengths"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
-        raise ValueError(
+        raise InvalidInput(
             f"the text in {path} cannot be read ({reason}): remove it and run training.prepare "
             f"again with the same text=, which makes that file anew"
         ) from e
     if not fits:
-        raise ValueError(
+        raise InvalidInput(
             f"the text in {path} is from other text encoders or of other captions than the rest of "
             f"the cache: remove it and run training.prepare again with the same text="
         )

@@ -6,12 +6,15 @@ minute on one CPU core; prints tables and writes one picture.
 """
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator
 
+from .cli import add_debug, guard
 from .toy_measure import BANKS, BATCH, GRADIENT_TIMES, METHODS, TIMES, Result, measure
 from .toy_models import MIXTURES, mean_and_error
 
@@ -110,16 +113,8 @@ def picture(results: dict[str, Result], file: Path) -> None:
         plt.close(figure)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.toy",
-        description="Measure StableVM on 2-D mixtures whose velocity is known: tables and a PNG.",
-    )
-    parser.add_argument("picture", nargs="?", type=Path, default=Path("toy.png"))
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    options = parser.parse_args(arguments)
-    if options.picture.suffix != ".png" or not options.picture.absolute().parent.is_dir():
-        parser.error(f"{options.picture} must be a .png in a folder that exists")
+def run(options: argparse.Namespace) -> int:
+    """Measure, print the tables, write the picture."""
     torch.set_num_threads(1)  # too small to share
     results = {}
     for name, mixture in MIXTURES.items():
@@ -131,7 +126,22 @@ def main(arguments: list[str] | None = None) -> None:
         f"A bank smaller than the batch raises the gradient's variance: {BATCH} samples share it."
     )
     print(f"The picture is {options.picture}")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.toy",
+        description="Measure StableVM on 2-D mixtures whose velocity is known: tables and a PNG.",
+    )
+    parser.add_argument("picture", nargs="?", type=Path, default=Path("toy.png"))
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    add_debug(parser)
+    options = parser.parse_args(arguments)
+    if options.picture.suffix != ".png" or not options.picture.absolute().parent.is_dir():
+        parser.error(f"{options.picture} must be a .png in a folder that exists")
+    return guard(partial(run, options), options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ in two dimensions is mostly its noise, and would pull the target from its mean t
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as File
 
 import torch
@@ -24,6 +25,7 @@ from sv_core.objective import Objective
 from sv_core.targets import Path
 from sv_core.timesteps import time_pairs, uniform
 
+from .cli import add_debug, guard
 from .toy_models import Parameters, initial, mean_and_error, network
 from .toy_sets import SETS, Draw, sliced_wasserstein
 
@@ -219,16 +221,8 @@ def picture(results: dict[str, dict[str, Run]], file: File) -> None:
     plt.close(figure)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.toy_meanflow",
-        description="Compare MeanFlow's control variates on six 2-D sets: a table and a PNG.",
-    )
-    parser.add_argument("picture", nargs="?", type=File, default=File("toy_meanflow.png"))
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    options = parser.parse_args(arguments)
-    if options.picture.suffix != ".png" or not options.picture.absolute().parent.is_dir():
-        parser.error(f"{options.picture} must be a .png in a folder that exists")
+def run(options: argparse.Namespace) -> int:
+    """Measure, print the tables, write the picture."""
     torch.set_num_threads(1)  # too small to share
     results = {}
     for name, draw in SETS.items():
@@ -238,7 +232,22 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(results))
     picture(results, options.picture)
     print(f"The picture is {options.picture}")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.toy_meanflow",
+        description="Compare MeanFlow's control variates on six 2-D sets: a table and a PNG.",
+    )
+    parser.add_argument("picture", nargs="?", type=File, default=File("toy_meanflow.png"))
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    add_debug(parser)
+    options = parser.parse_args(arguments)
+    if options.picture.suffix != ".png" or not options.picture.absolute().parent.is_dir():
+        parser.error(f"{options.picture} must be a .png in a folder that exists")
+    return guard(partial(run, options), options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

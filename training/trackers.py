@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from sv_core.errors import InvalidInput
+
 from .config import Config, dump
 
 
@@ -21,11 +23,11 @@ MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
 def library(package: str) -> Any:
-    """The module of a tracker. Raises ValueError, in one sentence, when it is not installed."""
+    """The module of a tracker. Raises InvalidInput, in one sentence, when it is not installed."""
     try:
         return importlib.import_module(MODULES[package])
     except ImportError as e:
-        raise ValueError(
+        raise InvalidInput(
             f"run.trackers names {package}, which is not installed ({e}): pip install {package}, "
             f"or leave it out; metrics.jsonl is written anyway"
         ) from e

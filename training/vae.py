@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE, LatentSpec
 
 from .checkpoint import read_weights
@@ -126,31 +127,33 @@ class Vae(NamedTuple):
 def load(path: Path, family: str) -> Vae:
     """The AutoencoderKL in a file of the diffusers or the LDM layout (also inside a checkpoint).
 
-    Raises ValueError, in one sentence, when diffusers is missing, the file is damaged or something
-    else, its channels are not the family's, or the family is one that only ComfyUI reads.
+    Raises InvalidInput, in one sentence, when diffusers is missing, the file is damaged or no VAE,
+    its channels are not the family's, or the family is one that only ComfyUI reads.
     """
     if family in TIMED:
-        raise ValueError(f"a VAE of family {family} is read through ComfyUI only, not here: {path}")
+        raise InvalidInput(
+            f"a VAE of family {family} is read through ComfyUI only, not here: {path}"
+        )
     try:
         # Its place inside diffusers moves; the package exports it, but its types do not say so.
         from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
     except ImportError as e:
-        raise ValueError(
+        raise InvalidInput(
             f"reading a VAE needs the package diffusers ({e}): pip install diffusers, or leave "
             f"out vae to cache plain pixels"
         ) from e
     state = _current_names(read_weights(path)[0])
     try:
         config = _config(state)
-    except (KeyError, ValueError) as e:
-        raise ValueError(
+    except KeyError as e:
+        raise InvalidInput(
             f"{path} holds no AutoencoderKL ({e} is missing): name the VAE's own file"
         ) from e
     model = AutoencoderKL(**config).eval().requires_grad_(False)
     wanted = model.state_dict()
     wrong = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
     if wrong:
-        raise ValueError(
+        raise InvalidInput(
             f"{path} is not a whole AutoencoderKL: {wrong[0]} is missing or of another shape"
         )
     model.load_state_dict({k: state[k] for k in wanted})
@@ -162,7 +165,7 @@ def load(path: Path, family: str) -> Vae:
             for name, f in FAMILIES.items()
             if name not in TIMED and has == (f.channels, f.downscale)
         ]
-        raise ValueError(
+        raise InvalidInput(
             f"{path} makes latents of {has[0]} channels, {has[1]} times smaller than the picture; "
             f"family {family} has {latent.channels} and {latent.downscale}"
             + (f": use {' or '.join(fitting)}" if fitting else "")

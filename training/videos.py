@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
+
 from . import images
 from .listing import SUFFIXES
 
@@ -19,11 +21,11 @@ T = TypeVar("T")
 
 
 def require_decoder() -> None:
-    """Raises ValueError, in one sentence, when video files cannot be read here."""
+    """Raises InvalidInput, in one sentence, when video files cannot be read here."""
     try:
         import av  # noqa: F401
     except ImportError as e:
-        raise ValueError(
+        raise InvalidInput(
             f"reading video files needs the package av ({e}): pip install av, or give the frames "
             f"of each video as pictures in a folder called NAME.frames"
         ) from e
@@ -43,7 +45,7 @@ def pixels(path: Path, bucket: tuple[int, int], frames: int, fps: float) -> Tens
     """Its first ``frames`` at ``fps`` a second, as (3, frames, height, width) bytes.
 
     Each is cropped as a picture is. A folder's pictures are taken one by one, whatever ``fps``.
-    Raises ValueError when it is too short, and what PyAV or Pillow raise for a damaged file.
+    Raises InvalidInput when it is too short, and what PyAV or Pillow raise for a damaged file.
     """
     if path.is_dir():
         kept = [images.pixels(p, bucket, 3) for p in _pictures(path)[:frames]]
@@ -58,7 +60,7 @@ def pixels(path: Path, bucket: tuple[int, int], frames: int, fps: float) -> Tens
                     cropped[id(frame)] = images.as_bytes(images.cover(picture, *bucket))
             kept = [cropped[id(frame)] for frame in shown]
     if len(kept) < frames:
-        raise ValueError(f"it is too short: {len(kept)} of {frames} frames at {fps:g} a second")
+        raise InvalidInput(f"it is too short: {len(kept)} of {frames} frames at {fps:g} a second")
     return torch.stack(kept, 1)
 
 
@@ -106,7 +108,7 @@ def _pictures(folder: Path) -> list[Path]:
     """The frames in a folder, frame_2 before frame_10."""
     found = [p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES)]
     if not found:
-        raise ValueError("it holds no pictures")
+        raise InvalidInput("it holds no pictures")
     return sorted(found, key=lambda p: list(_numbered(p.name)))
 
 

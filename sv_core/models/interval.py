@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidInput
+
 PREFIX = "interval_embedder."
 """What the embedder's tensors are called, inside a SiT's file and in a file of their own."""
 
@@ -81,14 +83,14 @@ def to_file(embedder: IntervalEmbedder, family: str) -> tuple[dict[str, Tensor],
 def from_file(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None
 ) -> tuple[IntervalEmbedder, str]:
-    """(embedder, family) of what ``to_file`` gave. Raises ValueError in words for other files."""
+    """(embedder, family) of what ``to_file`` gave. Raises InvalidInput in words for other files."""
     try:
         said = json.loads((metadata or {})["interval_embedder"])
         embedder = IntervalEmbedder(*state[PREFIX + "mlp.0.weight"].shape)
         embedder.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
         family = said["family"]
     except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as e:
-        raise ValueError(
+        raise InvalidInput(
             "this is not an interval embedder, or a damaged one: choose the file that MeanFlow's "
             "training wrote beside the LoRA or the weights"
         ) from e
@@ -110,15 +112,15 @@ def width(embedding: nn.Module) -> int:
 
 
 def require_fit(embedder: IntervalEmbedder, family: str, network: nn.Module, found: str) -> None:
-    """Raises ValueError, in words, for one of another family or size than a network of ``found``'s.
+    """Raises InvalidInput for one of another family or size than a network of ``found``'s.
 
     ``family`` is what the embedder's file says, see ``from_file``.
     """
     if family != found:
-        raise ValueError(f"this interval embedder is for {family}, the model is {found}")
+        raise InvalidInput(f"this interval embedder is for {family}, the model is {found}")
     wanted = width(time_embedding(network, family))
     if wanted != width(embedder):
-        raise ValueError(
+        raise InvalidInput(
             f"this interval embedder is {width(embedder)} wide, the model {wanted}: it was trained "
             f"for another size of {family}"
         )

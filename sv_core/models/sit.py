@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import InvalidInput
 from ..latent import SD_VAE, LatentSpec, pixels
 from .interval import IntervalEmbedder, TimestepEmbedder, has_interval, linear
 
@@ -57,10 +58,12 @@ class SiTConfig:
 
     @classmethod
     def named(cls, name: str, **changes) -> "SiTConfig":
-        """``SiT-B/2`` and its like. Raises ValueError for a name that is not of that form."""
+        """``SiT-B/2`` and its like. Raises InvalidInput for a name that is not of that form."""
         size, _, patch = name.removeprefix("SiT-").partition("/")
         if size not in SIT_SIZES or patch not in ("2", "4", "8"):
-            raise ValueError(f"unknown model {name!r}: use SiT-S, -B, -L or -XL with /2, /4 or /8")
+            raise InvalidInput(
+                f"unknown model {name!r}: use SiT-S, -B, -L or -XL with /2, /4 or /8"
+            )
         return replace(cls(**SIT_SIZES[size], patch_size=int(patch)), **changes)
 
     @classmethod
@@ -68,7 +71,7 @@ class SiTConfig:
         """Read a checkpoint's shapes; heads are those of the SiT family for its width.
 
         A file with twice the output channels is taken for the SiT paper's own, whose time runs
-        the other way. Raises ValueError when the tensors are not a SiT's.
+        the other way. Raises InvalidInput when the tensors are not a SiT's.
         """
         try:
             patches = state["x_embedder.proj.weight"]
@@ -89,9 +92,9 @@ class SiTConfig:
                 interval=has_interval(state),
             )
         except KeyError as e:
-            raise ValueError(f"this is not a SiT checkpoint: it has no tensor {e}") from e
+            raise InvalidInput(f"this is not a SiT checkpoint: it has no tensor {e}") from e
         except (ValueError, IndexError, ZeroDivisionError) as e:
-            raise ValueError("this is not a SiT checkpoint: its tensors have other shapes") from e
+            raise InvalidInput("this is not a SiT checkpoint: its tensors have other shapes") from e
         return config
 
 
@@ -229,12 +232,12 @@ class SiT(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor, r: Tensor | None = None) -> Tensor:
         size = self.config.input_size
         if x_t.shape[-2:] != (size, size):
-            raise ValueError(
+            raise InvalidInput(
                 f"this SiT was made for {size}x{size} latents, got "
                 f"{x_t.shape[-2]}x{x_t.shape[-1]}: change the size of the latent"
             )
         if r is not None and not self.config.interval:
-            raise ValueError("this SiT knows no average velocity: train it with MeanFlow first")
+            raise InvalidInput("this SiT knows no average velocity: train it with MeanFlow first")
         c = self.t_embedder(1 - t if self.config.data_time else t) + self.y_embedder(y)
         if self.config.interval:
             c = c + self.interval_embedder(torch.zeros_like(t) if r is None else t - r)
@@ -270,7 +273,7 @@ def _described(kind: type, text: str | None):
     try:
         return None if text is None else kind(**json.loads(text))
     except (ValueError, TypeError) as e:
-        raise ValueError(
+        raise InvalidInput(
             f"the file's description of itself ({kind.__name__}) is damaged or from another "
             f"version: save the checkpoint again"
         ) from e
@@ -283,18 +286,23 @@ def from_checkpoint(
 
     Our own files carry both in their metadata; of others the shapes tell, three channels or one
     being pixels and four the Stable Diffusion VAE. REPA's projectors are left out, {"ema": ...}
-    is opened. Raises ValueError in words when the tensors are another architecture's; a DiT's
+    is opened. Raises InvalidInput in words when the tensors are another architecture's; a DiT's
     cannot be told from a SiT's by its tensors, and would sample noise.
     """
     metadata = metadata or {}
     state = state.get("ema", state)
+    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise InvalidInput("this is not a SiT checkpoint: it holds other things than tensors")
     state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
     config = _described(SiTConfig, metadata.get("sit")) or SiTConfig.from_state_dict(state)
     latent = _described(LatentSpec, metadata.get("latent"))
     if latent is None:
         latent = SD_VAE if config.in_channels == 4 else pixels(config.in_channels)
-    with torch.device("meta"):
-        model = SiT(config)
+    try:
+        with torch.device("meta"):
+            model = SiT(config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
+        raise InvalidInput("this is not a SiT checkpoint: no SiT is of the sizes it says") from e
     wanted = {k: v.shape for k, v in model.state_dict().items()}
     wrong = sorted(
         k
@@ -302,7 +310,7 @@ def from_checkpoint(
         if k not in wanted or k not in state or wanted[k] != state[k].shape
     )
     if wrong:
-        raise ValueError(
+        raise InvalidInput(
             f"this is not a SiT checkpoint that fits its description: {len(wrong)} tensors are "
             f"missing, misshapen or unknown, {wrong[0]} first"
         )

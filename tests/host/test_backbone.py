@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sv_core.errors import InvalidInput
 from tests.host.circle import environment
 from tests.host.server import PACK, Host
 from training import comfy_folder
@@ -80,20 +81,20 @@ def test_places_are_searched_in_order(home, tmp_path, monkeypatch):
 
 def test_an_old_one_is_passed_over_and_said_when_alone(home):
     old = make(home / "comfy/ComfyUI", "0.3.63")
-    with pytest.raises(ValueError, match=r"is 0\.3\.63, and training needs 0\.3\.64 or newer"):
+    with pytest.raises(InvalidInput, match=r"is 0\.3\.63, and training needs 0\.3\.64 or newer"):
         comfy_folder.find()
     new = make(home / "comfy/ComfyUI-new", "0.3.64")
     assert comfy_folder.find() == new
-    with pytest.raises(ValueError, match="update it"):
+    with pytest.raises(InvalidInput, match="update it"):
         comfy_folder.find(str(old))
-    with pytest.raises(ValueError, match="of unknown version"):
+    with pytest.raises(InvalidInput, match="of unknown version"):
         comfy_folder.find(str(make(home / "ancient", None)))
 
 
 def test_none_and_a_wrong_one_are_said(home, tmp_path):
-    with pytest.raises(ValueError, match=r"no ComfyUI found.*main.py.*COMFYUI_PATH"):
+    with pytest.raises(InvalidInput, match=r"no ComfyUI found.*main.py.*COMFYUI_PATH"):
         comfy_folder.find()
-    with pytest.raises(ValueError, match="is not a ComfyUI folder"):
+    with pytest.raises(InvalidInput, match="is not a ComfyUI folder"):
         comfy_folder.find(str(tmp_path))
 
 

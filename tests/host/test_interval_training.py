@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sv_core.errors import InvalidInput
 from tests.host.circle import configure, environment
 from tests.host.server import Host
 from tests.host.torchrun_data import write_cache
@@ -73,7 +74,7 @@ def test_what_cannot_be_is_said_before_anything_is_read(tmp_path: Path, override
     path = configure(
         tmp_path / "run.toml", objective={"kind": "meanflow"}, data={"cache": "nowhere"}
     )
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(InvalidInput, match=words) as caught:
         load(path, overrides)
     assert "\n" not in str(caught.value)
     load(path, ["comfy.checkpoint=a", "lora.rank=4"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sv_core.bank import MemoryBank
+from sv_core.errors import InvalidInput
 
 KEYS, CAPACITY = 4, 5
 
@@ -51,7 +52,7 @@ def test_a_key_without_items_says_so(bank):
 
 def test_more_of_one_key_than_fit_is_refused_before_anything_is_stored(bank):
     bank.add(torch.ones(1, 2), torch.tensor([2]))
-    with pytest.raises(ValueError, match=r"brings 6 items of one condition .* that holds 5"):
+    with pytest.raises(InvalidInput, match=r"brings 6 items of one condition .* that holds 5"):
         bank.add(torch.zeros(7, 2), torch.tensor([2, 2, 2, 0, 2, 2, 2]))
     assert held(bank, 2) == [1.0]
     assert bank.count(0) == 0
@@ -77,7 +78,7 @@ def test_state_goes_on_where_it_was(bank, generator):
 
 def test_state_of_another_size_is_refused(bank):
     state = MemoryBank(KEYS, CAPACITY + 1, (2,)).state_dict()
-    with pytest.raises(ValueError, match=r"\(4, 6, 2\), this run's is \(4, 5, 2\)"):
+    with pytest.raises(InvalidInput, match=r"\(4, 6, 2\), this run's is \(4, 5, 2\)"):
         bank.load_state_dict(state)
     assert bank.count(0) == 0
 

@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput
 from sv_core.interpolant import LINEAR
 from sv_core.sampling import sample_forecast, sample_ode
 from sv_core.solvers import SOLVERS
@@ -27,7 +28,7 @@ solvers = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
     ],
 )
 def test_bad_input_is_refused_in_words_before_any_call(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidInput, match=message):
         sample_forecast(lambda x, t: pytest.fail("called"), torch.zeros(1, 2), GRID, **arguments)
 
 

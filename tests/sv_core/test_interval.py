@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import pixels
 from sv_core.meanflow import exact_derivative, mean_velocity_target
 from sv_core.models.interval import (
@@ -156,13 +157,13 @@ def test_shapes_tell_a_meanflow_file_and_old_descriptions_are_plain(generator):
     old["sit"] = old["sit"].replace(', "interval": false', "")
     assert "interval" not in old["sit"]
     assert from_checkpoint(plain.state_dict(), old)[0].config == TINY
-    with pytest.raises(ValueError, match="4 tensors are missing, misshapen or unknown, interval"):
+    with pytest.raises(InvalidInput, match="4 tensors are missing, misshapen or unknown, interval"):
         from_checkpoint(with_interval(plain).state_dict(), old)
 
 
 def test_a_plain_network_is_not_asked_for_averages(generator):
     x, r, t, y = inputs(generator)
-    with pytest.raises(ValueError, match="knows no average velocity"):
+    with pytest.raises(InvalidInput, match="knows no average velocity"):
         SiT(TINY)(x, t, y, r)
 
 
@@ -263,5 +264,5 @@ def test_a_family_s_embedder_is_a_file_of_its_own(generator):
     ],
 )
 def test_other_files_are_no_embedders(damage, generator):
-    with pytest.raises(ValueError, match="not an interval embedder, or a damaged one"):
+    with pytest.raises(InvalidInput, match="not an interval embedder, or a damaged one"):
         from_file(*damage(*to_file(trained(generator), "Flux")))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE, LatentSpec, pixels
 
 FLUX_LIKE = LatentSpec("flux", 16, scale=0.3611, shift=0.1159, downscale=8)
@@ -39,5 +40,5 @@ def test_a_number_for_each_channel(rank, generator):
 def test_json_s_lists_are_the_same_spec():
     spec = LatentSpec("wan", 2, scale=(0.5, 2.0), shift=(1.0, 0.0), downscale=8)
     assert LatentSpec("wan", 2, scale=[0.5, 2.0], shift=[1.0, 0.0], downscale=8) == spec
-    with pytest.raises(ValueError, match="2 channels, but 3 numbers say their shift"):
+    with pytest.raises(InvalidInput, match="2 channels, but 3 numbers say their shift"):
         LatentSpec("wan", 2, scale=1.0, shift=(1.0, 0.0, 0.0), downscale=8)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sv_core.calls import EARLY, call_nodes, density
+from sv_core.errors import InvalidInput
 from sv_core.interpolant import COSINE, LINEAR
 from sv_core.regimes import (
     Recorder,
@@ -248,7 +249,7 @@ def test_a_grid_with_fewer_steps_than_calls_is_called_everywhere():
     gram = np.eye(5)
     assert calibrate(gram, uniform_grid(5).tolist(), 5) == [0, 1, 2, 3, 4]
     assert calibrate(gram, uniform_grid(5).tolist(), 9) == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(InvalidInput, match="at least 2"):
         calibrate(gram, uniform_grid(5).tolist(), 1)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sv_core.calls import call_nodes
+from sv_core.errors import InvalidInput
 from sv_core.regimes import Recorder, calibrate
 from sv_core.rehearsal import CHECKS, Rehearsal, exchange, rehearse
 from sv_core.sampling import sample_euler, sample_forecast
@@ -136,7 +137,7 @@ def test_where_modes_are_decided_early_it_beats_what_recorded_runs_alone_say():
 
 
 def test_a_grid_with_no_more_steps_than_calls_is_refused():
-    with pytest.raises(ValueError, match="fewer than the 30 steps, got 30"):
+    with pytest.raises(InvalidInput, match="fewer than the 30 steps, got 30"):
         rehearse([Recorder(GRID)], TIMES, 30, lambda nodes: pytest.fail("checked"))
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput
 from sv_core.schedules import (
     RULES,
     low_count,
@@ -121,22 +122,22 @@ def test_dtype_is_the_grids(dtype):
 
 @pytest.mark.parametrize("split", [0, 1, -0.1, 1.7, math.nan])
 def test_split_outside_the_unit_interval(split):
-    with pytest.raises(ValueError, match="split must lie between 0 and 1"):
+    with pytest.raises(InvalidInput, match="split must lie between 0 and 1"):
         regime_split(uniform_grid(10), split, 3)
 
 
 @rules
 def test_too_many_and_too_few_low_steps(rule):
     ts = uniform_grid(10)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(InvalidInput, match="at least 1, got 0"):
         regime_split(ts, 0.85, 0, rule)
     # 0.8 ... 0.1 lie below the split.
-    with pytest.raises(ValueError, match=r"low_steps is 9, but only 8 of the grid's 10 steps"):
+    with pytest.raises(InvalidInput, match=r"low_steps is 9, but only 8 of the grid's 10 steps"):
         regime_split(ts, 0.85, 9, rule)
 
 
 def test_unknown_rule_names_the_known():
-    with pytest.raises(ValueError, match=r"'middle' \(have: flow_match, unipc\)"):
+    with pytest.raises(InvalidInput, match=r"'middle' \(have: flow_match, unipc\)"):
         regime_split(uniform_grid(10), 0.85, 3, "middle")
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE, LatentSpec, pixels
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, position_embedding, to_metadata
 
@@ -98,7 +99,7 @@ def test_number_of_parameters_of_xl():
 
 @pytest.mark.parametrize("name", ["SiT-M/2", "SiT-B", "B/x", "DiT-XL/2"])
 def test_unknown_names(name):
-    with pytest.raises(ValueError, match=r"use SiT-S, -B, -L or -XL with /2, /4 or /8"):
+    with pytest.raises(InvalidInput, match=r"use SiT-S, -B, -L or -XL with /2, /4 or /8"):
         SiTConfig.named(name)
 
 
@@ -204,7 +205,7 @@ def test_timestep_waves_in_closed_form(model, generator):
 
 def test_another_latent_size_is_refused_in_words(model, generator):
     x, t, y = inputs(generator)
-    with pytest.raises(ValueError, match="made for 8x8 latents, got 8x16"):
+    with pytest.raises(InvalidInput, match="made for 8x8 latents, got 8x16"):
         model(torch.cat([x, x], dim=-1), t, y)
 
 
@@ -257,17 +258,17 @@ def without(state, name):
     ],
 )
 def test_another_architecture_is_refused_in_words(model, damage):
-    with pytest.raises(ValueError, match="this is not a SiT checkpoint"):
+    with pytest.raises(InvalidInput, match="this is not a SiT checkpoint"):
         from_checkpoint(damage(dict(model.state_dict())))
 
 
 @pytest.mark.parametrize("name", ["SiT-B/3", "SiT-B/0", "SiT-Q/2", "SiT-B", "DiT-XL/2"])
 def test_unknown_names_are_refused_with_the_known_ones(name):
-    with pytest.raises(ValueError, match="use SiT-S, -B, -L or -XL with /2, /4 or /8"):
+    with pytest.raises(InvalidInput, match="use SiT-S, -B, -L or -XL with /2, /4 or /8"):
         SiTConfig.named(name)
 
 
 @pytest.mark.parametrize("text", ["{", '{"depths": 3}', "[]"])
 def test_a_damaged_description_is_said_in_words(text):
-    with pytest.raises(ValueError, match="description of itself"):
+    with pytest.raises(InvalidInput, match="description of itself"):
         from_checkpoint({}, {"sit": text})

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sv_core.alignment import spatial_normalize
+from sv_core.errors import InvalidInput
 from sv_core.weighting import WEIGHTS
 from training import data
 from training.align import Alignment, build_alignment
@@ -110,12 +111,12 @@ def test_the_projectors_align_the_block_and_are_dropped(aligned):
 def test_what_does_not_fit_is_said(aligned, tiny, cache, tmp_path):
     dataset = data.load(aligned.data, ("one",))
     backbone = build(tiny.model, dataset, 0)
-    with pytest.raises(ValueError, match=r"align\.block = 8, but the network has 1 blocks"):
+    with pytest.raises(InvalidInput, match=r"align\.block = 8, but the network has 1 blocks"):
         Alignment(AlignConfig(), backbone, (6,), 0)
-    with pytest.raises(ValueError, match=r"has no features of three \(has: one, two\)"):
+    with pytest.raises(InvalidInput, match=r"has no features of three \(has: one, two\)"):
         data.load(aligned.data, ("three",))
     other = build(replace(tiny.model, patch_size=2), dataset, 0)
-    with pytest.raises(ValueError, match=r"tokens of patches of 4, the network has patches of 2"):
+    with pytest.raises(InvalidInput, match=r"tokens of patches of 4, the network has patches of 2"):
         build_alignment(aligned.align, other, dataset, 0)
     assert build_alignment(AlignConfig(), backbone, dataset, 0) is None
     assert LatentCache(cache, ("two", "one")).feature_dims == (5, 6)

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE, pixels
 from training.cache import LatentCache
 from training.data import generator
@@ -112,7 +113,7 @@ def test_held_out_pictures_are_never_drawn_nor_are_their_mirror_images(made):
     drawn = cache.draw(5000, Generator().manual_seed(0))
     assert {int(i) // 2 for i in drawn} == set(range(12)) - apart
     assert torch.equal(LatentCache(path, held_out=0.4).held_out, cache.held_out)
-    with pytest.raises(ValueError, match="all are held out"):
+    with pytest.raises(InvalidInput, match="all are held out"):
         LatentCache(path, held_out=1.0)
 
 
@@ -134,7 +135,7 @@ def test_a_class_with_one_picture_is_said_not_refused(tmp_path):
 
 
 def refusal(path, **options):
-    with pytest.raises(ValueError) as e:
+    with pytest.raises(InvalidInput) as e:
         LatentCache(path, **options)
     assert "\n" not in str(e.value)
     return str(e.value)
@@ -188,7 +189,7 @@ def test_a_network_for_other_latents_is_refused(made):
     path, _ = made
     cache = LatentCache(path)
     cache.require_latent(pixels(3), "net.safetensors")
-    with pytest.raises(ValueError, match=r"net.safetensors is for sd latents of 4 channels"):
+    with pytest.raises(InvalidInput, match=r"net.safetensors is for sd latents of 4 channels"):
         cache.require_latent(SD_VAE, "net.safetensors")
 
 
@@ -207,7 +208,7 @@ def test_numbers_decide_whether_latents_fit_not_names():
         if fits:
             cache.require_latent(network, "net")
         else:
-            with pytest.raises(ValueError, match="prepare one with the network's own VAE"):
+            with pytest.raises(InvalidInput, match="prepare one with the network's own VAE"):
                 cache.require_latent(network, "net")
 
 
@@ -220,7 +221,7 @@ def test_companions_are_of_the_class_and_the_shape(tmp_path):
     prepare(tmp_path / "images", tmp_path / "cache", config)
     cache = LatentCache(tmp_path / "cache")
     assert sorted(cache.shapes) == [(3, 24, 40), (3, 32, 32)]
-    with pytest.raises(ValueError, match="are of 2 shapes"):
+    with pytest.raises(InvalidInput, match="are of 2 shapes"):
         _ = cache.shape
     counts = Counter()
     for i in cache.train.tolist():

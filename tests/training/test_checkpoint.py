@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import pixels
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint
 from training import checkpoint
@@ -121,22 +122,22 @@ def test_a_truncated_checkpoint(saved, tmp_path, suffix, share):
     data = whole.read_bytes()
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match="damaged or cut short") as caught:
+    with pytest.raises(InvalidInput, match="damaged or cut short") as caught:
         load(cut)
     assert "\n" not in str(caught.value)
 
 
 def test_checkpoints_that_are_something_else(tiny, tmp_path):
     data = load_data(tiny.data)
-    with pytest.raises(ValueError, match="there is no checkpoint"):
+    with pytest.raises(InvalidInput, match="there is no checkpoint"):
         load(tmp_path / "missing.safetensors")
     other = tmp_path / "other.safetensors"
     checkpoint.save_weights(other, {"unet.weight": torch.ones(3)}, {})
-    with pytest.raises(ValueError, match="not a SiT checkpoint"):
+    with pytest.raises(InvalidInput, match="not a SiT checkpoint"):
         load(other)
     wrong = tmp_path / "big.pt"
     torch.save(SiT(SiTConfig(8, 4, 4, 64, 1, 1, num_classes=10)).state_dict(), wrong)
-    with pytest.raises(ValueError, match="sd latents of 4 channels"):
+    with pytest.raises(InvalidInput, match="sd latents of 4 channels"):
         build(type(tiny.model)(checkpoint=str(wrong)), data, 0)
 
 
@@ -146,6 +147,6 @@ def test_a_checkpoint_never_runs_code(tmp_path):
             return (Path.touch, (tmp_path / "sprung",))
 
     torch.save({"model": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(InvalidInput, match="cannot be read"):
         load(tmp_path / "trap.pt")
     assert not (tmp_path / "sprung").exists()

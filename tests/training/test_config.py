@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput
 from sv_core.models.sit import SiT, SiTConfig
 from training.config import dump, load
 from training.finetune import main
@@ -57,17 +58,17 @@ def write(tmp_path):
     ],
 )
 def test_errors_name_the_key_and_the_choices(setting, words):
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(InvalidInput, match=words) as caught:
         load(DIGITS, [setting])
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_none(write, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no config file .*missing\.toml"):
+    with pytest.raises(InvalidInput, match=r"there is no config file .*missing\.toml"):
         load(tmp_path / "missing.toml")
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(InvalidInput, match="is a folder"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="is not a TOML file"):
+    with pytest.raises(InvalidInput, match="is not a TOML file"):
         load(write("steps 3"))
 
 

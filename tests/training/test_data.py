@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE
 from sv_core.models.sit import SiT, SiTConfig, to_metadata
 from training import data
@@ -112,7 +113,9 @@ def test_a_checkpoint_for_other_latents_is_refused(tiny, cache, tmp_path):
     other = tmp_path / "latents.safetensors"
     config = SiTConfig(8, 4, 4, 16, 1, 2, num_classes=10)
     save_weights(other, SiT(config).state_dict(), to_metadata(config, SD_VAE))
-    with pytest.raises(ValueError, match=r"is for sd latents of 4 channels.*holds pixels latents"):
+    with pytest.raises(
+        InvalidInput, match=r"is for sd latents of 4 channels.*holds pixels latents"
+    ):
         build(ModelConfig(checkpoint=str(other)), dataset, 0)
 
 
@@ -125,12 +128,12 @@ def test_pictures_of_several_shapes_or_none_square_are_refused(tiny, tmp_path):
     options = PrepareConfig(size=32, channels=1, buckets="aspect", step=8)
     prepare(tmp_path / "images", tmp_path / "both", options)
     config = replace(tiny, data=replace(tiny.data, cache=str(tmp_path / "both"), held_out=0.0))
-    with pytest.raises(ValueError, match=r"are of 2 shapes.*buckets=square"):
+    with pytest.raises(InvalidInput, match=r"are of 2 shapes.*buckets=square"):
         train(config)
     (tmp_path / "images" / "b" / "0.png").unlink()
     prepare(tmp_path / "images", tmp_path / "wide", options)
     config = replace(config, data=replace(config.data, cache=str(tmp_path / "wide")))
-    with pytest.raises(ValueError, match=r"a SiT is for square pictures.*buckets=square"):
+    with pytest.raises(InvalidInput, match=r"a SiT is for square pictures.*buckets=square"):
         train(config)
     assert not Path(tiny.run.out).exists()
 
@@ -138,7 +141,7 @@ def test_pictures_of_several_shapes_or_none_square_are_refused(tiny, tmp_path):
 def test_a_damaged_shard_is_said_before_anything_is_written(aligned, cache):
     shard = cache / "one-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"one-00001\.safetensors cannot be read.*anew"):
+    with pytest.raises(InvalidInput, match=r"one-00001\.safetensors cannot be read.*anew"):
         train(aligned)
     assert not Path(aligned.run.out).exists()
 
@@ -173,7 +176,7 @@ def test_latents_train_and_their_previews_go_through_their_own_vae(tiny, latents
         assert picture.size == (10 * 33, 10 * 33) and picture.mode == "RGB"
     other = tmp_path / "other.safetensors"
     save_weights(other, {"x": torch.ones(1)}, {})
-    with pytest.raises(ValueError, match="is not the VAE that the cache was made with"):
+    with pytest.raises(InvalidInput, match="is not the VAE that the cache was made with"):
         Preview(LatentCache(path), other)
     # The index names the VAE by its content, so a cache of another one cannot be resumed with.
     index = read_index(path)
@@ -184,7 +187,7 @@ def test_latents_train_and_their_previews_go_through_their_own_vae(tiny, latents
         write_shard(path, LATENTS, number, shard._replace(fingerprint="another"))
     write_index(path, replace(index, settings=index.settings | {"vae": "another"}))
     further = replace(further, run=replace(further.run, vae=None))
-    with pytest.raises(ValueError, match=r"learnt from other data \(another vae than"):
+    with pytest.raises(InvalidInput, match=r"learnt from other data \(another vae than"):
         train(further, resume=True)
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
+from sv_core.errors import InvalidInput
 from training import encoders
 
 transformers = pytest.importorskip("transformers")
@@ -143,7 +144,7 @@ def test_a_patch_is_its_token(tmp_path):
 
 
 def refusal(path):
-    with pytest.raises(ValueError) as e:
+    with pytest.raises(InvalidInput) as e:
         encoders.load(path)
     assert "\n" not in str(e.value)
     return str(e.value)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from sv_core.errors import InvalidInput
 from training import images
 
 
@@ -63,5 +64,5 @@ def test_pixels_are_upright_and_on_white(tmp_path):
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert images.pixels(tmp_path / "clear.png", (10, 10), 3).unique().tolist() == [255]
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="8 bits"):
+    with pytest.raises(InvalidInput, match="8 bits"):
         images.pixels(tmp_path / "deep.png", (8, 8), 1)

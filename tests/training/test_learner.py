@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from sv_core.errors import InvalidInput
 from training import data, optim, trackers
 from training.blocks import adapt
 from training.config import OptimConfig, RunConfig, dump
@@ -89,10 +90,10 @@ def test_bf16_is_near_fp32_and_keeps_weights_and_targets_exact(aligned):
 
 
 def test_precision_is_checked_in_words():
-    with pytest.raises(ValueError, match=r"run\.precision = fp16 needs a GPU"):
+    with pytest.raises(InvalidInput, match=r"run\.precision = fp16 needs a GPU"):
         Processes(RunConfig(device="cpu", precision="fp16"))
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match=r"run\.device is cuda, but torch sees no such GPU"):
+        with pytest.raises(InvalidInput, match=r"run\.device is cuda, but torch sees no such GPU"):
             Processes(RunConfig(device="cuda"))
 
 
@@ -101,7 +102,7 @@ def test_precision_is_checked_in_words():
 )
 def test_a_missing_optimiser_is_said(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"needs the package {package}.*or use adamw") as caught:
+    with pytest.raises(InvalidInput, match=f"needs the package {package}.*or use adamw") as caught:
         build_optimizer(nn.Linear(1, 1).parameters(), OptimConfig(optimizer=name))
     assert "\n" not in str(caught.value)
 
@@ -227,7 +228,7 @@ def test_tensorboard_writes_into_the_run_and_takes_back_what_a_crash_undid(tiny,
 def test_a_missing_tracker_is_said_before_the_work(tiny, monkeypatch, name):
     monkeypatch.setitem(sys.modules, trackers.MODULES[name], None)
     config = replace(tiny, run=replace(tiny.run, trackers=(name,)))
-    with pytest.raises(ValueError, match=f"names {name}, which is not installed.*pip install"):
+    with pytest.raises(InvalidInput, match=f"names {name}, which is not installed.*pip install"):
         train(config)
     assert not Path(tiny.run.out).exists()
 

@@ -1,7 +1,11 @@
 """What a folder holds: classes, captions and their variants, repeats, masks, videos."""
 
+import sys
+
+import pytest
 from PIL import Image
 
+from sv_core.errors import InvalidInput
 from training.captions import Variants
 from training.listing import scan
 
@@ -95,3 +99,11 @@ def test_repeats_masks_and_videos(tmp_path):
     mask = tmp_path / "10_cat/a.mask.png"
     mask.write_bytes(mask.read_bytes() + b" ")  # a mask that changes is a picture that changes
     assert scan(tmp_path, repeats=True, masks=True).pictures[0].size != listing.pictures[0].size
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
+def test_a_link_to_a_picture_that_is_gone_is_named(tmp_path):
+    write(tmp_path, "cat/a.png")
+    (tmp_path / "cat" / "b.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InvalidInput, match=r"cannot read .*b\.png: No such file"):
+        scan(tmp_path)

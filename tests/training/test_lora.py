@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sv_core.errors import InvalidInput
 from training import lora
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -245,13 +246,13 @@ def test_what_cannot_be_is_said():
         ({"ranks": {"head": 8}}, r"lora\.ranks: no layer fits 'head'"),
         ({"ranks": {"*": 0}}, "leaves no layer"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(InvalidInput, match=words):
             lora.inject(net, **options)
         assert not lora.adapters(net) and all(p.requires_grad for p in net.parameters())
-    with pytest.raises(ValueError, match=r"no list of blocks: say by lora\.targets"):
+    with pytest.raises(InvalidInput, match=r"no list of blocks: say by lora\.targets"):
         lora.inject(nn.Sequential(nn.Linear(2, 2)))
     lora.inject(net)
-    with pytest.raises(ValueError, match="already"):
+    with pytest.raises(InvalidInput, match="already"):
         lora.inject(net)
 
 
@@ -312,7 +313,7 @@ def test_a_file_that_does_not_fit_is_refused_whole():
         (more, "holds diffusion_model.head.lora_A.weight, which this run does not train"),
     ):
         bad = {n: v + 1 for n, v in bad.items()}
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(InvalidInput, match=words):
             lora.load_state_dict(net, bad)
         assert all(torch.equal(v, before[n]) for n, v in lora.state_dict(net).items())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput
 from training import checkpoint, data, lora
 from training.backbones.sit import load
 from training.config import LoraConfig, ModelConfig
@@ -63,5 +64,5 @@ def test_resuming_is_exact(adapted, tmp_path):
     assert whole.weights.name == resumed.weights.name
     a, b = (checkpoint.read_weights(outcome.weights)[0] for outcome in (whole, resumed))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    with pytest.raises(ValueError, match=r"began with lora.rank = 2, this config says 4"):
+    with pytest.raises(InvalidInput, match=r"began with lora.rank = 2, this config says 4"):
         train(replace(adapted, lora=replace(adapted.lora, rank=4)), resume=True)

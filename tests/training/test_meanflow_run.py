@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sv_core.errors import InvalidInput
 from sv_core.models.sit import SiT
 from training import data
 from training.backbones.sit import load as load_backbone
@@ -67,7 +68,9 @@ def test_four_steps_and_four_resumed_are_eight(mean, with_run, tmp_path):
             record.pop("samples_per_s")
         assert first == second
     other = replace(mean, meanflow=replace(mean.meanflow, guidance=3.0))
-    with pytest.raises(ValueError, match=r"began with meanflow\.guidance = 1\.5, this config says"):
+    with pytest.raises(
+        InvalidInput, match=r"began with meanflow\.guidance = 1\.5, this config says"
+    ):
         train(other, resume=True)
 
 

@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sv_core.errors import InvalidInput
 from training import lora
 from training.offload import offload
 
@@ -230,11 +231,11 @@ def test_compiled_blocks(x):
 def test_refusals_are_sentences():
     net = make()
     for n in (6, -1):
-        with pytest.raises(ValueError, match="has 5 blocks"):
+        with pytest.raises(InvalidInput, match="has 5 blocks"):
             offload(net.blocks, n, CPU, recompute=True)
-    with pytest.raises(ValueError, match=r"run\.recompute = true"):
+    with pytest.raises(InvalidInput, match=r"run\.recompute = true"):
         offload(net.blocks, 2, CPU, recompute=False)
-    with pytest.raises(ValueError, match="trains all of them"):
+    with pytest.raises(InvalidInput, match="trains all of them"):
         offload(Net().blocks, 2, CPU, recompute=True)
     assert torch.equal(net(torch.ones(1, WIDTH)), make()(torch.ones(1, WIDTH)))
 

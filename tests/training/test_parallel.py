@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput, Unavailable
+from training import parallel
 from training.checkpoint import read_state, read_weights, weights_path
 from training.config import RunConfig, dump
 from training.loop import train
@@ -147,7 +149,7 @@ def test_two_processes_are_as_one_and_keep_a_bank_each(aligned, job, tmp_path):
         assert all(torch.equal(one[name], two[name]) for name in one)
     # One process cannot go on with two banks, and says so.
     alone = replace(aligned, run=replace(aligned.run, out=str(tmp_path / "stable")))
-    with pytest.raises(ValueError, match=r"has 2 memory banks, one per process"):
+    with pytest.raises(InvalidInput, match=r"has 2 memory banks, one per process"):
         train(alone, resume=True)
 
 
@@ -172,6 +174,17 @@ def test_a_batch_is_dealt_out_evenly_or_not_at_all():
     processes.count, processes.index = 3, 2
     assert processes.share(12, 2) == slice(8, 12)
     with pytest.raises(
-        ValueError, match=r"batch_size = 12 .*3 processes in 3 parts.*multiple of 9"
+        InvalidInput, match=r"batch_size = 12 .*3 processes in 3 parts.*multiple of 9"
     ):
         processes.share(12, 3)
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch):
+    def unreachable(**_: object) -> None:
+        raise torch.distributed.DistNetworkError("the client socket has timed out\nand much more")
+
+    monkeypatch.setattr(parallel, "Accelerator", unreachable)
+    with pytest.raises(
+        Unavailable, match=r"cannot reach the others \(the client socket has timed out"
+    ):
+        Processes(RunConfig(device="cpu"))

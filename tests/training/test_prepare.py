@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sv_core.errors import InvalidInput
 from tests.training.picture_files import DIGITS, contents, write_digits, write_photos
 from training import jobs, plan
 from training.cache import LatentCache
@@ -70,9 +71,9 @@ def test_damaged_pictures_are_skipped_and_listed(tmp_path, capsys):
 
     for file in files:
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 40 pictures could be read"):
+    with pytest.raises(InvalidInput, match="none of the 40 pictures could be read"):
         prepare(root, tmp_path / "none", DIGITS)
-    with pytest.raises(ValueError, match="none of the 40 pictures could be read"):
+    with pytest.raises(InvalidInput, match="none of the 40 pictures could be read"):
         prepare(root, tmp_path / "aspect", PrepareConfig(size=64, buckets="aspect"))
 
 
@@ -251,6 +252,6 @@ def test_too_small_a_disk_is_said_at_once_and_a_full_one_when_it_is(tmp_path, mo
 
 def test_two_runs_at_once_do_not_mix(tmp_path):
     root, cache = write_digits(tmp_path / "digits", 20), tmp_path / "cache"
-    with alone(cache), pytest.raises(ValueError, match=r"another training\.prepare"):
+    with alone(cache), pytest.raises(InvalidInput, match=r"another training\.prepare"):
         prepare(root, cache, DIGITS)
     assert prepare(root, cache, DIGITS).index.complete

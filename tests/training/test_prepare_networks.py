@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sv_core.errors import InvalidInput
 from tests.training.picture_files import DIGITS, contents, write_digits, write_photos
 from training import codec, encoders, images
 from training.cache import LatentCache
@@ -92,7 +93,7 @@ def test_an_encoder_added_later_gives_the_same_cache(tmp_path, encoder_file):
     assert prepare(root, tmp_path / "later", plain).nothing_to_do
 
     (tmp_path / "later" / "dinov2-64-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"features of dinov2-64 in .* are not whole"):
+    with pytest.raises(InvalidInput, match=r"features of dinov2-64 in .* are not whole"):
         prepare(root, tmp_path / "later", plain)
     assert prepare(root, tmp_path / "later", both).encoded == 8
     assert contents(tmp_path / "later") == contents(tmp_path / "together")
@@ -113,9 +114,9 @@ def test_another_network_is_refused(tmp_path, vae_file, encoder_file):
         state[min(state)] += 1
         save_file(state, tmp_path / f"other-{key}.safetensors")
         other = settings | {key: str(tmp_path / f"other-{key}.safetensors")}
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises(InvalidInput, match=match):
             prepare(root, cache, PrepareConfig(**other))
-    with pytest.raises(ValueError, match="kind = sd, now sdxl"):
+    with pytest.raises(InvalidInput, match="kind = sd, now sdxl"):
         prepare(root, cache, PrepareConfig(**(settings | {"family": "sdxl"})))
     assert json.loads((cache / "index.json").read_text())["complete"]
 
@@ -124,7 +125,7 @@ def test_a_network_that_fails_leaves_the_folder_free_for_the_right_one(tmp_path,
     path, _ = vae_file
     root, cache = write_digits(tmp_path / "digits", 4), tmp_path / "cache"
     settings = dict(size=16, vae=str(path), family="flux")
-    with pytest.raises(ValueError, match=r"latents of 4 channels.*use sd or sdxl"):
+    with pytest.raises(InvalidInput, match=r"latents of 4 channels.*use sd or sdxl"):
         prepare(root, cache, PrepareConfig(**settings))
     from safetensors.torch import load_file, save_file
 
@@ -198,7 +199,7 @@ def test_videos_and_pictures_share_a_cache_in_buckets_of_their_own(
     for step in range(20):
         latents, *_ = cache.gather(cache.draw(4, torch.Generator().manual_seed(step)))
         assert latents.shape[1:] in cache.shapes
-    with pytest.raises(ValueError, match="frames = 9, now 17"):
+    with pytest.raises(InvalidInput, match="frames = 9, now 17"):
         prepare(root, tmp_path / "cache", replace(settings, frames=17))
     prepare(root, tmp_path / "still", replace(settings, frames=1))  # of videos the first frame
     assert LatentCache(tmp_path / "still").shapes == [(16, 1, 2, 2)]
@@ -208,6 +209,6 @@ def test_without_comfyui_one_sentence_and_nothing_is_bound(tmp_path, vae_file):
     path, _ = vae_file
     root, cache = write_digits(tmp_path / "digits", 4), tmp_path / "cache"
     settings = PrepareConfig(size=16, vae=str(path), family="sd", comfy=str(tmp_path))
-    with pytest.raises(ValueError, match=r"is not a ComfyUI folder.*--set comfy=FOLDER"):
+    with pytest.raises(InvalidInput, match=r"is not a ComfyUI folder.*--set comfy=FOLDER"):
         prepare(root, cache, settings)
     assert prepare(root, cache, replace(settings, comfy=None)).index.complete

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sv_core.errors import InvalidInput
 from training.checkpoint import read_state, read_weights, save_state, weights_path
 from training.config import dump
 from training.loop import train
@@ -128,12 +129,12 @@ def test_metrics_drop_what_lies_beyond_the_state_and_a_half_line(tiny, tmp_path)
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tiny):
-    with pytest.raises(ValueError, match="nothing to resume"):
+    with pytest.raises(InvalidInput, match="nothing to resume"):
         train(tiny, resume=True)
     train(replace(tiny, optim=replace(tiny.optim, steps=3)))
-    with pytest.raises(ValueError, match=r"already holds a run.*--resume.*run\.out"):
+    with pytest.raises(InvalidInput, match=r"already holds a run.*--resume.*run\.out"):
         train(tiny)
-    with pytest.raises(ValueError, match=r"past optim\.steps"):
+    with pytest.raises(InvalidInput, match=r"past optim\.steps"):
         train(replace(tiny, optim=replace(tiny.optim, steps=2)), resume=True)
 
 
@@ -151,7 +152,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tiny):
 def test_resuming_another_run_is_refused(tiny, section, change, words):
     train(replace(tiny, optim=replace(tiny.optim, steps=1)))
     other = replace(tiny, **{section: replace(getattr(tiny, section), **change)})
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(InvalidInput, match=words):
         train(other, resume=True)
 
 
@@ -167,13 +168,13 @@ def test_resuming_with_another_cache_is_refused(aligned, add_features, tmp_path)
     )
     assert train(further, resume=True).finished  # the same cache elsewhere
     add_features(moved, "two", 5, fingerprint="another")
-    with pytest.raises(ValueError, match=r"learnt from other data \(another two than") as caught:
+    with pytest.raises(InvalidInput, match=r"learnt from other data \(another two than") as caught:
         train(further, resume=True)
     assert "\n" not in str(caught.value)
     index = replace(read_index(moved), held_out=[0] * 60)
     write_index(moved, index)
     add_features(moved, "two", 5)
-    with pytest.raises(ValueError, match=r"another pictures than"):
+    with pytest.raises(InvalidInput, match=r"another pictures than"):
         train(further, resume=True)
 
 
@@ -183,7 +184,7 @@ def test_a_state_of_an_older_version_is_refused(tiny):
     state = read_state(out)
     del state["format"]
     save_state(out, state)
-    with pytest.raises(ValueError, match="older version"):
+    with pytest.raises(InvalidInput, match="older version"):
         train(tiny, resume=True)
 
 

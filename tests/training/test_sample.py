@@ -249,3 +249,19 @@ def test_latents_go_through_their_vae(tmp_path):
         wanted = (vae.decode(noise / SD_VAE.scale).sample / 2 + 0.5).clamp(0, 1)
     got = torch.from_numpy(read(tmp_path / "out")).permute(0, 3, 1, 2) / 255
     assert (got - wanted).abs().max() < 1.01 / 255
+
+
+def test_a_damaged_part_is_named(checkpoint, tmp_path, monkeypatch, capsys):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(sample, "draw_grid", stop)
+        assert go(checkpoint, tmp_path / "out", "--n", "2") == 130
+    (part,) = (tmp_path / "out").glob("part-*.npy")
+    part.write_bytes(part.read_bytes()[:-5])
+    capsys.readouterr()
+    assert go(checkpoint, tmp_path / "out", "--n", "2") == 2
+    assert f"error: {part} cannot be read" in capsys.readouterr().err
+    part.unlink()
+    assert go(checkpoint, tmp_path / "out", "--n", "2") == 0

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Generator, nn
 
+from sv_core.errors import InvalidInput
 from tests.training.picture_files import contents, write_digits, write_photos
 from training import codec, encode, text
 from training.cache import LatentCache
@@ -126,11 +127,11 @@ def test_text_may_be_added_and_a_kill_costs_only_what_was_not_written(made, monk
     monkeypatch.setattr(encode, "HostText", lambda *_: Speaker(fail_at=7))
     with pytest.raises(KeyboardInterrupt):
         prepare(root, made / "cache", settings)
-    with pytest.raises(ValueError, match="is not finished"):
+    with pytest.raises(InvalidInput, match="is not finished"):
         LatentCache(made / "cache")
-    with pytest.raises(ValueError, match=r"the text in .* is not whole: finish it first"):
+    with pytest.raises(InvalidInput, match=r"the text in .* is not whole: finish it first"):
         prepare(root, made / "cache", config(made))
-    with pytest.raises(ValueError, match="has text of other encoders"):
+    with pytest.raises(InvalidInput, match="has text of other encoders"):
         prepare(root, made / "cache", config(made, "t5"))
     speaker = Speaker()
     monkeypatch.setattr(encode, "HostText", lambda *_: speaker)
@@ -153,12 +154,12 @@ def test_encoders_that_fail_bind_nothing(made, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(encode, "HostText", fail)
-        with pytest.raises(ValueError, match="no ComfyUI"):
+        with pytest.raises(InvalidInput, match="no ComfyUI"):
             prepare(root, made / "cache", config(made, "clip_l"))
     assert prepare(root, made / "cache", config(made, "t5")).texts == 3
     with monkeypatch.context() as patch:
         patch.setattr(encode, "HostText", fail)
-        with pytest.raises(ValueError, match="no ComfyUI"):
+        with pytest.raises(InvalidInput, match="no ComfyUI"):
             prepare(root, made / "other", config(made, "clip_l"))
     assert prepare(root, made / "other", config(made)).index.complete
     assert LatentCache(made / "other").text is None
@@ -191,7 +192,7 @@ def test_variants_are_conditions_with_text_of_their_own(made):
     assert cache.companions(1, 9, Generator(), condition=1).tolist() == [1, 0]
     assert cache.pool(1, 9, Generator()).tolist() == [1, 0]
     other = config(made, "clip_l", captions="tags")
-    with pytest.raises(ValueError, match=r"other settings .*captions = lines, now tags"):
+    with pytest.raises(InvalidInput, match=r"other settings .*captions = lines, now tags"):
         prepare(root, made / "cache", other)
 
 
@@ -199,7 +200,7 @@ def test_refusals_are_one_sentence(made, capsys):
     root = write_digits(made / "digits", 4)
 
     def refused(settings):
-        with pytest.raises(ValueError) as e:
+        with pytest.raises(InvalidInput) as e:
             prepare(root, made / "no", settings)
         assert "\n" not in str(e.value) and not (made / "no").exists()
         return str(e.value)
@@ -233,9 +234,9 @@ def test_what_is_wrong_with_the_text_of_a_cache_is_said(made):
     prepare(root, path, config(made))
     cache = LatentCache(path)
     assert cache.text is None and "text" not in cache.identity
-    with pytest.raises(ValueError, match="holds no text, which this network is conditioned by"):
+    with pytest.raises(InvalidInput, match="holds no text, which this network is conditioned by"):
         cache.require_text()
-    with pytest.raises(ValueError, match=r"has 10 conditions and needs 11 texts.*got 10"):
+    with pytest.raises(InvalidInput, match=r"has 10 conditions and needs 11 texts.*got 10"):
         write_text(path, [spoken("")] * 10)
     write_text(path, [spoken(str(k)) for k in range(11)])
     identity = LatentCache(path).identity
@@ -246,18 +247,18 @@ def test_what_is_wrong_with_the_text_of_a_cache_is_said(made):
     part = path / "text-00002.safetensors"
     whole = part.read_bytes()
     part.unlink()
-    with pytest.raises(ValueError, match=r"text-00002.safetensors cannot be read .it is missing"):
+    with pytest.raises(InvalidInput, match=r"text-00002.safetensors cannot be read .it is missing"):
         LatentCache(path)
     part.write_bytes(whole[:-5])
-    with pytest.raises(ValueError, match=r"text-00002.safetensors cannot be read"):
+    with pytest.raises(InvalidInput, match=r"text-00002.safetensors cannot be read"):
         LatentCache(path)
     part.write_bytes((path / "text-00001.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=r"text-00002.safetensors"):
+    with pytest.raises(InvalidInput, match=r"text-00002.safetensors"):
         LatentCache(path)
     part.write_bytes(whole)
     table = json.loads((path / "index.json").read_text())
     table["text"]["fingerprint"] = "another"
     (path / "index.json").write_text(json.dumps(table))
     assert read_index(path).text.fingerprint == "another"
-    with pytest.raises(ValueError, match="is from other text encoders"):
+    with pytest.raises(InvalidInput, match="is from other text encoders"):
         LatentCache(path)

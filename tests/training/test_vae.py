@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sv_core.errors import InvalidInput
 from training import vae
 
 diffusers = pytest.importorskip("diffusers")
@@ -111,7 +112,7 @@ def test_sixteen_channels_with_scale_and_shift(tmp_path):
 
 
 def refusal(path, family="sd"):
-    with pytest.raises(ValueError) as e:
+    with pytest.raises(InvalidInput) as e:
         vae.load(path, family)
     assert "\n" not in str(e.value)
     return str(e.value)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sv_core.errors import InvalidInput
 from training import videos
 from training.plan import PrepareConfig, check
 from training.videos import resample
@@ -54,17 +55,17 @@ def test_a_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     assert film.shape == (3, 11, 8, 8)
     assert torch.equal(film[0, :, 0, 0], 20 * torch.arange(11, dtype=torch.uint8))
     assert torch.equal(videos.pixels(folder, (8, 8), 5, 16.0), film[:, :5])
-    with pytest.raises(ValueError, match="too short: 11 of 13 frames"):
+    with pytest.raises(InvalidInput, match="too short: 11 of 13 frames"):
         videos.pixels(folder, (8, 8), 13, 16.0)
 
 
 def test_without_a_decoder_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ValueError, match=r"needs the package av .*pip install av.*NAME.frames"):
+    with pytest.raises(InvalidInput, match=r"needs the package av .*pip install av.*NAME.frames"):
         videos.require_decoder()
 
 
 @pytest.mark.parametrize("frames, near", [(16, "13 or 17"), (18, "17 or 21"), (2, "1 or 5")])
 def test_only_numbers_of_frames_that_a_latent_can_have(frames, near):
-    with pytest.raises(ValueError, match=f"multiple of 4 and one more, as {near}, got {frames}"):
+    with pytest.raises(InvalidInput, match=f"multiple of 4 and one more, as {near}, got {frames}"):
         check(PrepareConfig(frames=frames))

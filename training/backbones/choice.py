@@ -14,7 +14,7 @@ from .base import Backbone
 def build(config: Config, data: Dataset, processes: Processes) -> Backbone:
     """The network that [model] or [comfy] says, for these data; all of it is to be trained.
 
-    Raises ValueError, in one sentence, when it cannot be had or does not fit the data.
+    Raises InvalidInput, in one sentence, when it cannot be had or does not fit the data.
     """
     if config.comfy.checkpoint is None:
         interval = config.objective.kind == "meanflow"
@@ -30,8 +30,8 @@ def with_interval(backbone: Backbone, config: Config) -> Backbone:
     """What MeanFlow trains: a network of ComfyUI's with an embedder of intervals beside it.
 
     It goes on with that of the LoRA or the model that the run begins with, where one lies beside
-    that file. Call this when it is known what else is trained. Raises ValueError, in one sentence,
-    for an embedder that does not fit.
+    that file. Call this when it is known what else is trained. Raises InvalidInput, in one
+    sentence, for an embedder that does not fit.
     """
     if config.objective.kind != "meanflow" or backbone.interval:
         return backbone

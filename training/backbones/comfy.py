@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.models import interval
 from sv_core.models.interval import IntervalEmbedder
 
@@ -37,7 +38,7 @@ def load(
     Weights are kept as stored, or in ``dtype`` (scaled fp8 is then multiplied out). ``guidance`` is
     what a distilled network such as Flux-dev is told: at 1 its output is the plain velocity, which
     is what training compares it with; at 3.5 it is one that was pushed away from the empty caption.
-    Raises ValueError, in one sentence, when the file is damaged or of no family that is known.
+    Raises InvalidInput, in one sentence, when the file is damaged or of no family that is known.
     """
     file, part = read(path, host)
     base = _build(file, part, host, dtype)
@@ -46,7 +47,7 @@ def load(
     family = FAMILIES.get(type(base).__name__)
     if family is None:
         titles = sorted({f.title for f in FAMILIES.values()})
-        raise ValueError(
+        raise InvalidInput(
             f"{path} is a model of the kind that ComfyUI calls {type(base).__name__}, which cannot "
             f"be trained here: use one of {', '.join(titles)}"
         )
@@ -54,7 +55,7 @@ def load(
     own = [n for n in base.diffusion_model.state_dict() if not beside(n)]
     lacking = sorted(set(own) - set(names.values()))
     if lacking:
-        raise ValueError(
+        raise InvalidInput(
             f"{path} lacks {len(lacking)} tensors of a {family.title} model, such as {lacking[0]}: "
             f"it is damaged or cut short, fetch or save it again"
         )
@@ -67,7 +68,7 @@ def load(
 def build(config: ComfyConfig, data: Dataset, device: torch.device) -> ComfyBackbone:
     """The network of [comfy], for the data; its own weights are to be trained where they can be.
 
-    In the CPU's memory. Raises ValueError, in one sentence, when it cannot be had or does not fit
+    In the CPU's memory. Raises InvalidInput, in one sentence, when it cannot be had or does not fit
     the data, Unfit when this ComfyUI's derivatives are wrong.
     """
     host = open_host(find(config.folder), device)
@@ -91,7 +92,7 @@ def with_interval(backbone: ComfyBackbone, seed: int, begun: Path | None = None)
 
     New, it changes nothing yet and is a function of the seed; ``begun`` is the file of one to go on
     with. It becomes a part of the network: call this after ``lora.inject``, whose patterns it must
-    not fit. Raises ValueError, in one sentence, for a file of something else.
+    not fit. Raises InvalidInput, in one sentence, for a file of something else.
     """
     network, family = backbone.base.diffusion_model, backbone.family.preset
     with torch.random.fork_rng(devices=[]):
@@ -102,8 +103,8 @@ def with_interval(backbone: ComfyBackbone, seed: int, begun: Path | None = None)
         try:
             embedder, said = interval.from_file(state, metadata)
             interval.require_fit(embedder, said, network, family)
-        except ValueError as e:
-            raise ValueError(f"{begun}: {e}") from e
+        except InvalidInput as e:
+            raise InvalidInput(f"{begun}: {e}") from e
     place = interval.PREFIX.removesuffix(".")
     network.register_module(place, embedder)
     # As all buffers, see ``wrap``.
@@ -116,14 +117,14 @@ def with_interval(backbone: ComfyBackbone, seed: int, begun: Path | None = None)
 
 
 def _build(file: ModelFile, part: dict[str, Tensor], host: Host, dtype: torch.dtype | None) -> Any:
-    """ComfyUI's whole model. Raises ValueError, in one sentence, when it knows no such file."""
+    """ComfyUI's whole model. Raises InvalidInput, in one sentence, when it knows no such file."""
     load_state = host.sd.load_diffusion_model_state_dict
     known = inspect.signature(load_state).parameters
     said: dict[str, Any] = {"metadata": host_metadata(file), "disable_dynamic": True}
     if file.quantisation and dtype is not None:
         part, said["metadata"] = dequantised(file, part, dtype), {}
     elif not known_to(file, host):
-        raise ValueError(
+        raise InvalidInput(
             f"{file.path} is quantised in a way that this ComfyUI does not know: update ComfyUI, "
             f"or set comfy.dtype = bf16"
         )
@@ -144,8 +145,8 @@ def _build(file: ModelFile, part: dict[str, Tensor], host: Host, dtype: torch.dt
     return patcher.model
 
 
-def _unknown(path: Path) -> ValueError:
-    return ValueError(
+def _unknown(path: Path) -> InvalidInput:
+    return InvalidInput(
         f"{path} is no flow model that this ComfyUI knows: name a diffusion model or a checkpoint "
         f"of Flux, SD3.5, Qwen-Image or Wan"
     )
@@ -161,11 +162,11 @@ def _names(base: Any, file: ModelFile) -> dict[str, str]:
 
 
 def _refuse_pictures(backbone: ComfyBackbone) -> None:
-    """Raises ValueError for a network that wants a picture beside the text."""
+    """Raises InvalidInput for a network that wants a picture beside the text."""
     (x, t), entry = blank(backbone, "cpu"), empty_text(backbone.family, backbone.model, "cpu")
     _, options = backbone.inputs(x, t, entry)
     if "c_concat" in options:
-        raise ValueError(
+        raise InvalidInput(
             f"{backbone.file.path} continues or fills in a given picture, which the training data "
             f"do not have: use the text-to-image or text-to-video file of {backbone.family.title}"
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 from sv_core.models.interval import IntervalEmbedder, joined, to_file
 
@@ -110,7 +111,7 @@ class ComfyBackbone:
         cells = [math.ceil(side / self.patch_size) for side in x.shape[-2:]]
         self.live.tokens = math.prod(cells) * (x.shape[2] if x.ndim == 5 else 1)
         if self.texts is None:
-            raise ValueError("this network is conditioned by text, and no texts were given to it")
+            raise RuntimeError("this network is conditioned by text, and no texts were given to it")
         groups = grouped(self.texts, cond.tolist())
         passes = self.agree(len(groups))  # before the first, which others may wait for
         whole = len(groups) == 1
@@ -223,7 +224,7 @@ class ComfyBackbone:
         return replace(self, model=model)
 
     def reading(self, texts: Texts) -> "ComfyBackbone":
-        """The same with other texts. Raises ValueError for those of other text encoders."""
+        """The same with other texts. Raises InvalidInput for those of other text encoders."""
         require(texts, self.family, self.base.diffusion_model, self.file.path)
         return replace(self, texts=texts)
 
@@ -242,11 +243,11 @@ class ComfyBackbone:
         """Train its own weights, all that receive a gradient; the names of those that do not.
 
         Qwen-Image has six of them, in the last block's half for the text. Found by a backward pass
-        without numbers (on torch's meta device). Raises ValueError, in one sentence, when the
+        without numbers (on torch's meta device). Raises InvalidInput, in one sentence, when the
         weights are kept in 8 bits.
         """
         if not self.trainable:
-            raise ValueError(
+            raise InvalidInput(
                 f"{self.file.path} keeps its weights in 8 bits, too few for training them: set "
                 f"comfy.dtype = bf16 or fp32, or train a LoRA"
             )
@@ -259,11 +260,11 @@ class ComfyBackbone:
     def weights(self) -> dict[str, Tensor]:
         """The whole file again, by its own names and dtypes, with the network's values of now.
 
-        Raises ValueError, in one sentence, when weights kept in 8 bits were not to be trained, or
+        Raises InvalidInput, in one sentence, when weights kept in 8 bits were not to be trained, or
         when the file, of which other parts are copied, is gone.
         """
         if not self.trainable:
-            raise ValueError(
+            raise InvalidInput(
                 f"{self.file.path} keeps its weights in 8 bits: nothing is to be saved"
             )
         own = self.base.diffusion_model.state_dict()

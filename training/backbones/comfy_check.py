@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sv_core.errors import InvalidInput
+
 from ..blocks import adapt
 from ..config import RunConfig
 from .comfy_backbone import ComfyBackbone, wrap
@@ -20,7 +22,7 @@ TOLERANCE = 1e-3
 """Of the largest entry; float32 itself errs by 1e-6 to 1e-5, a changed host by percents."""
 
 
-class Unfit(RuntimeError):
+class Unfit(InvalidInput):
     """This ComfyUI cannot be trained through as it is."""
 
 

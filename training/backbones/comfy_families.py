@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
+
 Tokens = Callable[[Any, int], Tensor]
 """A block's output and the number of image tokens -> those tokens (b, n, width)."""
 
@@ -143,10 +145,10 @@ BOUNDARY = 0.875
 def span_of(path: Path, family: Family, expert: str | None) -> tuple[float, float]:
     """The noise levels that a file is for, by what the user says, else by its official name.
 
-    Raises ValueError, in one sentence, for an expert of a family that has none.
+    Raises InvalidInput, in one sentence, for an expert of a family that has none.
     """
     if expert is not None and family is not WAN:
-        raise ValueError(
+        raise InvalidInput(
             f"comfy.expert = {expert} is for Wan2.2's 14B files, and {path} is of {family.title}: "
             f"leave it out"
         )

@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
+
 from ..checkpoint import read_weights
 from .comfy_host import Host
 
@@ -48,7 +50,7 @@ class ModelFile:
 
         Each is stored as before (fp8 with its scale, which grows where values have outgrown it),
         and what is not the diffusion model's, such as a VAE, is read from the file once more.
-        Raises ValueError, in one sentence, when the file is gone or damaged.
+        Raises InvalidInput, in one sentence, when the file is gone or damaged.
         """
         result: dict[str, Tensor] = {}
         for name, value in tensors.items():
@@ -71,7 +73,7 @@ class ModelFile:
 def read(path: Path, host: Host) -> tuple[ModelFile, dict[str, Tensor]]:
     """A file, and the tensors of its diffusion model by their names without prefix.
 
-    Raises ValueError, in one sentence, when it cannot be read.
+    Raises InvalidInput, in one sentence, when it cannot be read.
     """
     state, metadata = read_weights(path)
     prefix = host.detection.unet_prefix_from_state_dict(state)
@@ -99,7 +101,7 @@ def dequantised(
 ) -> dict[str, Tensor]:
     """The diffusion model without scales: W = fp8 x s, in ``dtype``.
 
-    Raises ValueError, in one sentence, for another quantisation than scaled fp8.
+    Raises InvalidInput, in one sentence, for another quantisation than scaled fp8.
     """
     result = {}
     for key, value in part.items():
@@ -110,7 +112,7 @@ def dequantised(
         if scale is not None and not blocks:
             value = (value.float() * scale.float()).to(dtype)
         elif blocks or not value.is_floating_point():
-            raise ValueError(
+            raise InvalidInput(
                 f"{file.path} is quantised in a way that cannot be undone here ({key} is "
                 f"{str(value.dtype).removeprefix('torch.')}): train a LoRA on it with "
                 f"comfy.dtype = file, or use its bf16 or fp16 file"
@@ -123,7 +125,12 @@ def host_metadata(file: ModelFile) -> dict[str, str]:
     """The metadata as ComfyUI wants it for tensors that lost their prefix."""
     if _QUANTISED not in file.metadata:
         return dict(file.metadata)
-    said = json.loads(file.metadata[_QUANTISED])
+    try:
+        said = json.loads(file.metadata[_QUANTISED])
+    except json.JSONDecodeError as e:
+        raise InvalidInput(
+            f"{file.path} says in a damaged way how it is quantised: fetch or save it again"
+        ) from e
     layers = {k.removeprefix(file.prefix): v for k, v in said.get("layers", {}).items()}
     return file.metadata | {_QUANTISED: json.dumps(said | {"layers": layers})}
 
@@ -156,7 +163,7 @@ def _others(path: Path, known: Container[str]) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k) for k in file.keys() if k not in known}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
-        raise ValueError(
+        raise InvalidInput(
             f"{path} cannot be read any more ({e}), and what is to be saved contains parts of it: "
             f"put it back"
         ) from e

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sv_core.errors import InvalidInput
+
 from ..comfy_folder import python_of, version
 
 _OPENED: dict[str, "Host"] = {}
@@ -33,14 +35,14 @@ def open_host(folder: Path, device: torch.device) -> Host:
     """Import the ComfyUI of that folder (7 to 8 s), or hand back what was imported before.
 
     Everything that ComfyUI decides while it is imported is said to it beforehand: the device, and
-    PyTorch's own attention, which has a derivative. Raises ValueError, in one sentence, when this
+    PyTorch's own attention, which has a derivative. Raises InvalidInput, in one sentence, when this
     Python lacks what ComfyUI needs, or when another folder or device was opened before.
     """
     folder, device = folder.resolve(), torch.device(device)
     if _OPENED:
         host = _OPENED["host"]
         if host.folder != folder or host.device.type != device.type:
-            raise ValueError(
+            raise InvalidInput(
                 f"one process can open one ComfyUI on one device: {host.folder} on "
                 f"{host.device.type} is open, {folder} on {device.type} was asked for"
             )
@@ -65,7 +67,7 @@ def open_host(folder: Path, device: torch.device) -> Host:
         }
     except ModuleNotFoundError as e:
         what = (str(e.name) if e.name else str(e)).splitlines()[0]
-        raise ValueError(
+        raise InvalidInput(
             f"this Python ({sys.executable}) lacks {what}, which ComfyUI needs: run the training "
             f"with ComfyUI's own Python, {python_of(folder)}"
         ) from e

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 
 _NARROW = {128: 16, 48: 16, 64: 32}
@@ -14,7 +15,7 @@ _NARROW = {128: 16, 48: 16, 64: 32}
 def latent_of(form: Any) -> LatentSpec:
     """(latent - shift) * scale per channel, as ``form`` (a latent format of ComfyUI's) does it.
 
-    Raises ValueError, in one sentence, for one that does anything else.
+    Raises InvalidInput, in one sentence, for one that does anything else.
     """
     channels = form.latent_channels
     trailing = [2] * form.latent_dimensions
@@ -28,7 +29,7 @@ def latent_of(form: Any) -> LatentSpec:
     at_zero, slope = filled(0.0), filled(1.0) - filled(0.0)
     x = torch.randn((2, channels, *trailing), generator=torch.Generator().manual_seed(0)).double()
     if at_zero.shape[1] != channels or not torch.allclose(apply(x), slope * x + at_zero):
-        raise ValueError(
+        raise InvalidInput(
             f"latents of the kind that ComfyUI calls {type(form).__name__} are not scaled channel "
             f"by channel: this network cannot be trained here"
         )

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sv_core.errors import InvalidInput
+
 from .comfy_families import Family
 
 Entry = Mapping[str, Tensor]
@@ -45,12 +47,12 @@ def grouped(texts: Texts, numbers: Sequence[int]) -> list[tuple[list[int], dict[
 
 
 def require(texts: Texts, family: Family, network: nn.Module, path: Path) -> None:
-    """Raises ValueError, in one sentence, for texts of other encoders than the network's."""
+    """Raises InvalidInput, in one sentence, for texts of other encoders than the network's."""
     entry = texts[0]
     for name, width in (("context", family.context(network)), ("pooled", family.pooled(network))):
         has = entry[name].shape[-1] if name in entry else 0
         if has < width or (name == "context" and has != width):
-            raise ValueError(
+            raise InvalidInput(
                 f"{path} takes {name} text of width {width}, the cached text has {has or 'none'}: "
                 f"prepare the cache with {family.title}'s text encoders"
             )

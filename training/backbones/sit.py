@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sv_core.alignment import capture
+from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 
@@ -84,12 +85,12 @@ _PROVED: type[Backbone] = SiTBackbone  # to the type checker
 
 
 def load(path: Path) -> SiTBackbone:
-    """A backbone from a checkpoint file. Raises ValueError in words when it is not a SiT's."""
+    """A backbone from a checkpoint file. Raises InvalidInput in words when it is not a SiT's."""
     state, metadata = read_weights(path)
     try:
         model, latent = from_checkpoint(state, metadata)
-    except (ValueError, TypeError, AttributeError, RuntimeError) as e:
-        raise ValueError(f"{path}: {e}") from e
+    except InvalidInput as e:
+        raise InvalidInput(f"{path}: {e}") from e
     return SiTBackbone(model, model.config, latent)
 
 
@@ -97,7 +98,7 @@ def build(config: ModelConfig, data: Dataset, seed: int, *, interval: bool = Fal
     """The network of [model], made for the data; new weights are a function of the seed.
 
     ``interval`` makes it predict average velocities; a checkpoint that did not still predicts what
-    it predicted, for every r. Without it, a MeanFlow checkpoint stays one. Raises ValueError when
+    it predicted, for every r. Without it, a MeanFlow checkpoint stays one. Raises InvalidInput when
     [model] contradicts itself or does not fit the data.
     """
     said = {f.name: getattr(config, f.name) for f in fields(config)}
@@ -105,17 +106,19 @@ def build(config: ModelConfig, data: Dataset, seed: int, *, interval: bool = Fal
     sizes = said.keys() - {"name", "checkpoint"}
     if config.checkpoint is not None:
         if len(said) > 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"model.checkpoint already says what the network is: remove model."
                 f"{sorted(said.keys() - {'checkpoint'})[0]}"
             )
         backbone = load(Path(config.checkpoint))
     else:
         if config.name is not None and sizes:
-            raise ValueError(f"model.name already says the sizes: remove model.{sorted(sizes)[0]}")
+            raise InvalidInput(
+                f"model.name already says the sizes: remove model.{sorted(sizes)[0]}"
+            )
         missing = sorted({"patch_size", "hidden_size", "depth", "num_heads"} - sizes)
         if config.name is None and missing:
-            raise ValueError(
+            raise InvalidInput(
                 f"model.{missing[0]} is missing: give all four sizes, or model.name, "
                 f"or model.checkpoint"
             )
@@ -138,7 +141,7 @@ def _with_interval(backbone: SiTBackbone, seed: int) -> SiTBackbone:
 def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:
     channels, height, size = data.shape
     if height != size:
-        raise ValueError(
+        raise InvalidInput(
             f"a SiT is for square pictures, these latents are {height}x{size}: prepare a cache "
             f"with --set buckets=square"
         )
@@ -164,14 +167,14 @@ def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:
             num_classes=data.num_classes,
         )
     if sit.hidden_size % sit.num_heads:
-        raise ValueError(
+        raise InvalidInput(
             f"model.hidden_size = {sit.hidden_size} cannot be shared among model.num_heads = "
             f"{sit.num_heads}: use a multiple"
         )
     if sit.hidden_size % 4:
-        raise ValueError(f"model.hidden_size must be a multiple of 4, got {sit.hidden_size}")
+        raise InvalidInput(f"model.hidden_size must be a multiple of 4, got {sit.hidden_size}")
     if size % sit.patch_size:
-        raise ValueError(f"patches of {sit.patch_size} do not tile latents of {size}x{size}")
+        raise InvalidInput(f"patches of {sit.patch_size} do not tile latents of {size}x{size}")
     return sit
 
 
@@ -182,7 +185,7 @@ def _check(backbone: SiTBackbone, data: Dataset, config: ModelConfig) -> None:
     channels, height, width = data.shape
     has = (sit.in_channels, sit.input_size, sit.input_size, sit.num_classes)
     if has != (channels, height, width, data.num_classes):
-        raise ValueError(
+        raise InvalidInput(
             f"{config.checkpoint} is a SiT for {has[1]}x{has[2]} latents of {has[0]} channels "
             f"and {has[3]} classes, the data are {height}x{width} of {channels} in "
             f"{data.num_classes} classes"
