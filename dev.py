@@ -22,7 +22,7 @@ import venv
 import webbrowser
 from pathlib import Path
 
-from training.comfy_folder import find_all, python_of
+from training.networks.comfy.folder import find_all, python_of
 
 ROOT = Path(__file__).resolve().parent
 PACK = "stable-velocity"

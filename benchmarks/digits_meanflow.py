@@ -33,13 +33,15 @@ import torch
 from torch import Generator, Tensor
 
 from sv_core.sampling import sample_euler, sample_forecast
-from training import demo
-from training.backbones.base import Backbone
-from training.backbones.sit import load as load_backbone
-from training.checkpoint import METRICS, write_atomically
-from training.config import Config, load
-from training.digits import Recogniser
-from training.preview import GUIDANCE, native_grid, sample, sample_calls
+from training.config.load import load
+from training.config.schema import Config
+from training.demo import show
+from training.demo.recogniser import Recogniser
+from training.files import write_atomically
+from training.networks.base import Backbone
+from training.networks.sit import load as load_backbone
+from training.run.reports import METRICS
+from training.sampling.pictures import GUIDANCE, native_grid, sample, sample_calls
 
 from .digits_objectives import Judge, plus_minus
 
@@ -90,7 +92,7 @@ def start_of(config: Config) -> Path:
     path = Path(config.model.checkpoint)
     if not path.is_file():
         print(f"there is no {path} yet: making it by the demo", file=sys.stderr)
-        demo.run(path.parent)
+        show.run(path.parent)
     return path
 
 
@@ -169,7 +171,7 @@ def main() -> int:
     for seed in range(options.seeds):
         folder = options.out / f"seed-{seed}"
         run = replace(recipe.run, out=folder.as_posix(), seed=seed, device="cpu", preview_every=0)
-        weights = demo.obtain_weights(replace(recipe, run=run))
+        weights = show.obtain_weights(replace(recipe, run=run))
         folders.append(folder)
         trained.append(load_backbone(weights))
         if seed == 0:

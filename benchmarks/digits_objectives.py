@@ -45,16 +45,15 @@ from sv_core.objective import Objective
 from sv_core.sampling import sample_ode
 from sv_core.schedules import ode_grid
 from sv_core.targets import Path as NoisyPath
-from training import data, digits
-from training.backbones.base import Backbone
-from training.backbones.sit import load as load_backbone
-from training.checkpoint import STATE, weights_path, write_atomically
-from training.config import AlignConfig, Config, load
-from training.encode import prepare
-from training.loop import train
-from training.objective import build_bank, references
-from training.plan import PrepareConfig
-from training.shards import (
+from training import rng
+from training.caching.encode import prepare
+from training.config.load import load
+from training.config.prepare import PrepareConfig
+from training.config.schema import AlignConfig, Config
+from training.data import batches as batching
+from training.data import dataset as datasets
+from training.data import digits
+from training.data.format import (
     LATENTS,
     FeatureSpec,
     Shard,
@@ -63,7 +62,15 @@ from training.shards import (
     write_index,
     write_shard,
 )
-from training.validate import BINS, TIMES, validation_loss
+from training.demo import recogniser
+from training.files import write_atomically
+from training.networks.base import Backbone
+from training.networks.sit import load as load_backbone
+from training.objectives.bank import build_bank, references
+from training.objectives.base import BINS, TIMES
+from training.run.checkpoint import STATE, weights_path
+from training.run.loop import train
+from training.run.validate import validation_loss
 
 RECIPE = Path(__file__).parents[1] / "training" / "configs" / "digits.toml"
 ENCODER, PATCH = "digits-conv", 2
@@ -188,7 +195,9 @@ def make_digits(backbone: Backbone) -> tuple[Tensor, Tensor]:
     return backbone.latent.from_model(x0).clamp(0, 1), labels
 
 
-def score(weights: Path, dataset: data.Dataset, judge: Judge, eye: digits.Recogniser) -> Score:
+def score(
+    weights: Path, dataset: datasets.Dataset, judge: Judge, eye: recogniser.Recogniser
+) -> Score:
     """Computed once; beside the weights from then on."""
     file = weights.with_name(f"score-{EACH}-{CALLS}.json")
     if not file.exists():
@@ -202,7 +211,12 @@ def score(weights: Path, dataset: data.Dataset, judge: Judge, eye: digits.Recogn
 
 
 def gradient_noise(
-    weights: Path, dataset: data.Dataset, config: Config, low: float, high: float, batches: int = 48
+    weights: Path,
+    dataset: datasets.Dataset,
+    config: Config,
+    low: float,
+    high: float,
+    batches: int = 48,
 ) -> tuple[float, float]:
     """tr Cov of a batch's gradient for t in [low, high]: (CFM, StableVM), on the same batches."""
     backbone = load_backbone(weights)
@@ -213,8 +227,10 @@ def gradient_noise(
     sums = {False: [0.0, 0.0], True: [0.0, 0.0]}  # of the gradients, and of their squared norms
     options = replace(config.objective, kind="stablevm")
     for step in range(batches):
-        x0, labels, cond, _ = data.batch(dataset, replace(config.data, label_dropout=0.0), 7, step)
-        drawn = data.generator(7, step, "noise")
+        x0, labels, cond, _ = batching.batch(
+            dataset, replace(config.data, label_dropout=0.0), 7, step
+        )
+        drawn = rng.generator(7, step, "noise")
         t = low + (high - low) * torch.rand(len(x0), generator=drawn)
         eps = torch.randn(x0.shape, generator=drawn)
         path = NoisyPath(x0, eps, LINEAR.x_t(x0, eps, t), t)
@@ -224,7 +240,7 @@ def gradient_noise(
         latents = dataset.latent.to_model(latents)
         for rows in torch.arange(len(keys)).split(options.bank):
             bank.add(latents[rows], keys[rows])
-        refs = references(bank, data.Batch(x0, labels, cond, ()), dataset.num_classes)
+        refs = references(bank, batching.Batch(x0, labels, cond, ()), dataset.num_classes)
         v = backbone.velocity(path.x_t, path.t, cond)
         for stable in (False, True):
             target = objective.target(path, refs if stable else ())
@@ -247,7 +263,9 @@ def plus_minus(values: list[float], digits_shown: int) -> str:
     return f"{statistics.mean(values):.{digits_shown}f} ± {error:.{digits_shown}f}"
 
 
-def tables(scores: dict[str, list[Score]], judge: Judge, eye: digits.Recogniser, steps: int) -> str:
+def tables(
+    scores: dict[str, list[Score]], judge: Judge, eye: recogniser.Recogniser, steps: int
+) -> str:
     seeds = len(next(iter(scores.values())))
     lines = [
         f"{steps} steps, {seeds} seeds, mean ± standard error.\n",
@@ -271,7 +289,7 @@ def tables(scores: dict[str, list[Score]], judge: Judge, eye: digits.Recogniser,
     return "\n".join(lines)
 
 
-def noise_table(weights: Path, dataset: data.Dataset, config: Config) -> str:
+def noise_table(weights: Path, dataset: datasets.Dataset, config: Config) -> str:
     lines = ["", "| gradient noise | CFM | StableVM | ratio |", "|---|---|---|---|"]
     for low, high in ((0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):
         plain, stable = gradient_noise(weights, dataset, config, low, high)
@@ -287,7 +305,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cache = make_cache(options.out)
-    judge, eye = Judge(), digits.Recogniser()
+    judge, eye = Judge(), recogniser.Recogniser()
     scores: dict[str, list[Score]] = {name: [] for name in OBJECTIVES}
     for seed in range(options.seeds):
         for name in OBJECTIVES:
@@ -298,12 +316,12 @@ def main() -> int:
                 print(f"{name}, seed {seed}: {folder}", file=sys.stderr)
                 if not train(config, resume=(folder / STATE).exists()).finished:
                     return 130
-            dataset = data.load(config.data)
+            dataset = datasets.load(config.data)
             scores[name].append(score(weights, dataset, judge, eye))
     config = configure("CFM", 0, options.steps, cache, options.out)
     weights = weights_path(Path(config.run.out), options.steps)
     text = tables(scores, judge, eye, options.steps) + "\n"
-    text += noise_table(weights, data.load(config.data), config) + "\n"
+    text += noise_table(weights, datasets.load(config.data), config) + "\n"
     write_atomically(options.out / "results.md", lambda file: file.write(text.encode()))
     print(text)
     return 0

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from tests.host.server import Server, find_hosts
-from training.digits import Recogniser
+from training.demo.recogniser import Recogniser
 
 from .digits_objectives import Judge
 

@@ -117,7 +117,7 @@ def most_at_once(sampler, model, sigmas) -> float:
 
 def main() -> int:
     sys.path.insert(0, str(ROOT))
-    from training.comfy_folder import find_all, python_of
+    from training.networks.comfy.folder import find_all, python_of
 
     hosts = find_all()
     if not hosts:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    from training.comfy_folder import find_all, python_of
+    from training.networks.comfy.folder import find_all, python_of
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     demo = ROOT / "out/demo/digits_sit.safetensors"

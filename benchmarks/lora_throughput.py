@@ -32,12 +32,13 @@ from typing import Any
 
 import torch
 
+from sv_core.models.families import FAMILIES
 from tests.host import circle
 from tests.host.server import Host, find_hosts
-from training.plan import PrepareConfig, settings_of
-from training.shards import LATENTS, Index, Shard, write_index, write_shard
-from training.text import write_text
-from training.vae import FAMILIES
+from training.caching.plan import settings_of
+from training.config.prepare import PrepareConfig
+from training.data.format import LATENTS, Index, Shard, write_index, write_shard
+from training.data.text import write_text
 
 SCRIPT = Path(__file__).with_name("lora_throughput_host.py")
 RANK, PICTURES, CAPTIONS = 16, 32, 2  # 16 references each for StableVM

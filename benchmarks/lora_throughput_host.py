@@ -33,9 +33,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook  # noqa: E4
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
-from training import config, loop  # noqa: E402
-from training.backbones.comfy_host import open_host  # noqa: E402
-from training.cache import LatentCache  # noqa: E402
+from training.config import load  # noqa: E402
+from training.data.cache import LatentCache  # noqa: E402
+from training.networks.comfy.host import open_host  # noqa: E402
+from training.run import loop  # noqa: E402
 
 torch.set_num_threads(1)
 # Both get what this sets: PyTorch's attention, which ComfyUI takes by itself on a GPU only.
@@ -118,7 +119,7 @@ def write(file: str, name: str, changes: str, dtype: str) -> None:
 
 
 def ours(path: str) -> None:
-    loop.train(config.load(Path(path)))
+    loop.train(load.load(Path(path)))
 
 
 def node(path: str) -> None:

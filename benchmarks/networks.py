@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.backbones.sit import load
-from training.digits import Recogniser
-from training.digits import load as load_digits
-from training.preview import guided_velocity
+from training.data.digits import load as load_digits
+from training.demo.recogniser import Recogniser
+from training.networks.sit import load
+from training.sampling.pictures import guided_velocity
 
 from .flows import Flow
 

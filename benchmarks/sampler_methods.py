@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sv_core.calls import call_nodes
+from sv_core.calibration import Recorder, self_calibrate
+from sv_core.call_rules import call_nodes
 from sv_core.errors import InvalidInput
-from sv_core.regimes import Recorder, self_calibrate
 from sv_core.rehearsal import Rehearsal, rehearse
 from sv_core.sampling import sample_euler, sample_forecast, sample_ode, sample_stable
 from sv_core.schedules import ode_grid, regime_split, shift, split_index, uniform_grid

@@ -20,12 +20,22 @@ from torch import Tensor
 
 from sv_core.bank import MemoryBank
 from sv_core.latent import SD_VAE
-from training import data
-from training.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig
-from training.learner import Learner
-from training.objective import build_objective, references
-from training.parallel import Processes
-from training.state import TrainState
+from training import rng
+from training.config.schema import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+)
+from training.data import batches as batching
+from training.data import dataset as datasets
+from training.engine.distributed import Processes
+from training.objectives.bank import references
+from training.objectives.build import build_objective
+from training.run.state import TrainState
+from training.run.step import Learner
 
 BATCH, BANK, CLASSES, SHAPE = 32, 256, 1000, (4, 32, 32)
 CONFIG = Config(
@@ -47,7 +57,7 @@ class Noise:
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randint(len(self.train), (n,), generator=generator)
 
-    def gather(self, indices) -> data.Gathered:
+    def gather(self, indices) -> datasets.Gathered:
         x0 = torch.randn(len(indices), *SHAPE, generator=torch.Generator().manual_seed(0))
         return SD_VAE.from_model(x0), torch.as_tensor(indices) % CLASSES, ()
 
@@ -83,20 +93,20 @@ def measure_steps(rounds: int) -> None:
     dataset, device = Noise(), processes.device
     state = TrainState(CONFIG, dataset, processes)
     learner = Learner(CONFIG, state, build_objective(CONFIG.objective, state.backbone))
-    batches = [data.batch(dataset, CONFIG.data, 0, step) for step in range(1, rounds + 2)]
+    batches = [batching.batch(dataset, CONFIG.data, 0, step) for step in range(1, rounds + 2)]
     for batch in batches:
         fill(state.bank, batch.labels)
 
-    def step(bank: MemoryBank | None, batch: data.Batch, number: int) -> None:
+    def step(bank: MemoryBank | None, batch: batching.Batch, number: int) -> None:
         learner.bank = bank
         learner.compute(batch, number, report=False)
         learner.update(number)
         for average in state.averages:
             average.update(number)
 
-    def added(batch: data.Batch, number: int) -> float:
+    def added(batch: batching.Batch, number: int) -> float:
         on_device = batch._replace(x0=batch.x0.to(device))
-        path = learner.objective.path(on_device.x0, data.generator(0, number, "path"))
+        path = learner.objective.path(on_device.x0, rng.generator(0, number, "path"))
         plain = seconds(lambda: learner.objective.target(path), device)
         whole = seconds(
             lambda: learner.objective.target(

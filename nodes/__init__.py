@@ -5,10 +5,10 @@ from comfy_api.latest import ComfyExtension, io
 from . import dropdowns
 from .calibrate import StableVSCalibrate, StableVSCalibrationLoader
 from .meanflow import MeanFlowLoader, MeanFlowSampler
-from .models import SiTClassCondition, SiTLoader
-from .pictures import FidelityReport, RegimePlot
-from .sampling import StableVSSampler
-from .schedules import RegimeSplitScheduler, RegimeSplitSigmas
+from .reports import FidelityReport, RegimePlot
+from .sampler import StableVSSampler
+from .scheduler import RegimeSplitScheduler, RegimeSplitSigmas
+from .sit import SiTClassCondition, SiTLoader
 
 NODES = [
     SiTLoader,

@@ -9,13 +9,23 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sv_core.errors import InvalidInput
-from . import host
-from .calibration import FOLDER, Calibration, file_name, folder, load, names, save, write_nodes
-from .drift_plot import plot_drift
-from .forecast import require_grid
-from .recording import FEWEST, MOST, RecordedRuns, calibration_from, find_nodes
+from .calibration_file import (
+    FEWEST,
+    FOLDER,
+    MOST,
+    Calibration,
+    file_name,
+    folder,
+    load,
+    names,
+    save,
+    write_nodes,
+)
+from .checks import require_steps
+from .host import compat, flow
+from .plots.drift import plot_drift
+from .samplers.recording import RecordedRuns, calibration_from, find_nodes
 
-STEPS = 8, 100
 """The grids that can be calibrated: with fewer steps there is nothing to leave out."""
 
 
@@ -37,21 +47,6 @@ def make_guider(
     made.set_conds(positive, positive if negative is None else negative)
     made.set_cfg(cfg)
     return made
-
-
-def require_steps(sigmas: Tensor, calls: int) -> None:
-    """Raise InvalidInput, in words, for a grid that cannot be calibrated."""
-    require_grid(sigmas)
-    steps, (low, high) = len(sigmas) - 1, STEPS
-    if not low <= steps <= high:
-        raise InvalidInput(
-            f"SIGMAS has {steps} steps, but {low} to {high} can be calibrated: connect the native "
-            "grid, of about 30 steps"
-        )
-    if not FEWEST <= calls <= min(MOST, steps - 1):
-        raise InvalidInput(
-            f"calls must lie between {FEWEST} and {min(MOST, steps - 1)} on this grid, got {calls}"
-        )
 
 
 def calibrate(
@@ -85,11 +80,11 @@ class StableVSCalibrate(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return host.known(
+        return compat.known(
             io.Schema,
             node_id="StableVSCalibrate",
             display_name="StableVS Calibrate",
-            category=host.CATEGORY,
+            category=flow.CATEGORY,
             description=(
                 "Makes some ordinary runs of your model and finds the steps at which it must be "
                 "called, so that fewer calls give nearly the same picture. Once per model and "
@@ -127,7 +122,7 @@ class StableVSCalibrate(io.ComfyNode):
                     optional=True,
                     tooltip="In place of model, positive, negative and cfg: any GUIDER.",
                 ),
-                host.known(
+                compat.known(
                     io.Float.Input,
                     "cfg",
                     default=1.0,
@@ -136,7 +131,7 @@ class StableVSCalibrate(io.ComfyNode):
                     step=0.1,
                     tooltip="Guidance as in the runs that will follow. Not used with a guider.",
                 ),
-                host.known(
+                compat.known(
                     io.Int.Input,
                     "runs",
                     default=4,
@@ -147,7 +142,7 @@ class StableVSCalibrate(io.ComfyNode):
                         "products are kept, in main memory."
                     ),
                 ),
-                host.known(
+                compat.known(
                     io.Int.Input,
                     "calls",
                     default=10,
@@ -158,7 +153,7 @@ class StableVSCalibrate(io.ComfyNode):
                         "holds lists for 6 to 20, and StableVS Sampler chooses one."
                     ),
                 ),
-                host.known(
+                compat.known(
                     io.Int.Input,
                     "first_seed",  # the page would let one called seed change by itself
                     default=0,
@@ -166,7 +161,7 @@ class StableVSCalibrate(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Of the first run; the next ones count on.",
                 ),
-                host.known(
+                compat.known(
                     io.String.Input,
                     "name",
                     default="",
@@ -212,7 +207,7 @@ class StableVSCalibrate(io.ComfyNode):
     ) -> io.NodeOutput:
         guider = make_guider(guider, model, positive, negative, cfg)
         require_steps(sigmas, calls)
-        host.require_linear_flow(guider.model_patcher.get_model_object("model_sampling"))
+        flow.require_linear_flow(guider.model_patcher.get_model_object("model_sampling"))
         if name:
             file_name(name)  # before the runs
         found = calibrate(guider, latent, sigmas, runs, first_seed, calls)
@@ -226,18 +221,18 @@ class StableVSCalibrationLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return host.known(
+        return compat.known(
             io.Schema,
             node_id="StableVSCalibrationLoader",
             display_name="StableVS Calibration Loader",
-            category=host.CATEGORY,
+            category=flow.CATEGORY,
             description=(
                 "Loads a calibration that StableVS Calibrate has saved in output/stable_velocity, "
                 "for StableVS Sampler, mode calibrated, with the same model and SIGMAS."
             ),
             search_aliases=["stable velocity", "load calibration"],
             inputs=[
-                host.known(
+                compat.known(
                     io.Combo.Input,
                     "calibration",
                     options=names(),

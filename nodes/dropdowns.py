@@ -13,14 +13,14 @@ import comfy.samplers
 from torch import Tensor
 
 from ..sv_core.schedules import split_to_length
-from . import host
-from .forecast import sample_fixed
-from .sampling import SPLIT
+from .checks import SPLIT
+from .host import flow
+from .samplers.planned import sample_fixed
 
 
 def regime_split_grid(model_sampling: Any, steps: int) -> Tensor:
     """The host's ``simple`` grid, of more steps, thinned to exactly ``steps``: (steps+1,)."""
-    host.require_linear_flow(model_sampling)
+    flow.require_linear_flow(model_sampling)
 
     def native(n: int) -> Tensor:
         return comfy.samplers.calculate_sigmas(model_sampling, "simple", n)
@@ -61,8 +61,8 @@ def register() -> None:
     Asking again changes nothing.
     """
     entries = (
-        ("sampler", host.OWN_SAMPLER, _add_sampler, sample_fixed),
-        ("scheduler", host.OWN_SCHEDULER, _add_scheduler, regime_split_grid),
+        ("sampler", flow.OWN_SAMPLER, _add_sampler, sample_fixed),
+        ("scheduler", flow.OWN_SCHEDULER, _add_scheduler, regime_split_grid),
     )
     for kind, name, add, function in entries:
         try:

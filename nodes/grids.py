@@ -5,17 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..sv_core.errors import InvalidInput
-from ..sv_core.schedules import (
-    low_count,
-    qwen_grid,
-    qwen_mu,
-    regime_split,
-    split_index,
-    with_node,
-)
-from . import host
-from .sampling import SPLIT, require_split
+from ..sv_core.schedules import low_count, qwen_grid, qwen_mu, regime_split, split_index, with_node
+from .checks import SPLIT, require_boundary, require_split
+from .host import flow
 
 BOUNDARY = (
     "Noise level at which a second expert takes over: 0.875 for Wan2.2 14B text-to-video, 0.9 for "
@@ -59,11 +51,11 @@ def read_from_model(model: Any) -> tuple[str, Setting]:
 
     A shift that a ModelSampling node has set is the user's wish, so that the grid follows it.
     """
-    name = host.family(model)
+    name = flow.family(model)
     if name is None:
         return f"{AUTO}, a model outside the paper", Setting("simple")
     setting = PRESETS[name]
-    if setting.scheduler is None and host.has_own_shift(model):
+    if setting.scheduler is None and flow.has_own_shift(model):
         return f"{AUTO}, {name} with the shift of its node", setting._replace(scheduler="simple")
     return f"{AUTO}, {name}", setting
 
@@ -71,41 +63,17 @@ def read_from_model(model: Any) -> tuple[str, Setting]:
 def native_grid(model: Any, setting: Setting, denoise: float, latent: dict | None) -> Tensor:
     """The grid before it is thinned, cut for image to image: (steps+1,), or none for denoise 0."""
     if setting.scheduler is not None:
-        return host.host_grid(model, setting.scheduler, setting.steps, denoise)
-    host.require_linear_flow(model.get_model_object("model_sampling"))
+        return flow.host_grid(model, setting.scheduler, setting.steps, denoise)
+    flow.require_linear_flow(model.get_model_object("model_sampling"))
     if denoise <= 0:
         return torch.zeros(0)
-    total = host.total_steps(setting.steps, denoise)
+    total = flow.total_steps(setting.steps, denoise)
     if latent is None:
         whole = qwen_grid(total)
     else:
         height, width = latent["samples"].shape[-2:]  # two by two latent pixels are a token
         whole = qwen_grid(total, qwen_mu((height // 2) * (width // 2)))
     return whole.float()[-(setting.steps + 1) :]
-
-
-def check_grid(name: str, sigmas: Tensor) -> Tensor:
-    """A grid as float64 on the CPU; InvalidInput in words where it is not a flow model's."""
-    ts = sigmas.detach().double().cpu()
-    if ts.ndim != 1 or len(ts) < 2:
-        raise InvalidInput(f"{name} holds {ts.numel()} sigmas: a grid needs at least two")
-    if not ts.isfinite().all() or ts.min() < 0 or ts.max() > 1 + 1e-4:
-        raise InvalidInput(
-            f"{name} runs from {ts.max():.4g} to {ts.min():.4g}, but the sigmas of a "
-            "flow-matching model lie between 0 and 1: connect the SIGMAS of such a model"
-        )
-    if (ts.diff() >= 0).any():
-        raise InvalidInput(f"{name} does not descend: every sigma must be smaller than the last")
-    return ts
-
-
-def require_boundary(boundary: float) -> None:
-    """Raise InvalidInput, in words, for a boundary outside [0, 1)."""
-    if not 0 <= boundary < 1:
-        raise InvalidInput(
-            "boundary must lie between 0 (one expert) and 1; Wan2.2 14B has 0.875 for "
-            f"text-to-video and 0.9 for image-to-video, got {boundary:g}"
-        )
 
 
 def halves(sigmas: Tensor, split: float) -> tuple[Tensor, Tensor]:

@@ -63,3 +63,22 @@ def pixels(channels: int) -> LatentSpec:
 
 SD_VAE = LatentSpec("sd", 4, scale=0.18215, shift=0.0, downscale=8)
 """The Stable Diffusion VAE (sd-vae-ft-ema/mse), which the published SiT checkpoints use."""
+
+
+def alike(a: LatentSpec, b: LatentSpec) -> bool:
+    """Whether two mean the same latents, up to the rounding of numbers read off a network."""
+
+    def numbers(value: float | tuple[float, ...]) -> Tensor:
+        values = value if isinstance(value, tuple) else (value,) * a.channels
+        return torch.tensor(values, dtype=torch.float64)
+
+    return a.channels == b.channels and all(
+        torch.allclose(numbers(x), numbers(y), rtol=1e-4, atol=1e-5)
+        for x, y in ((a.scale, b.scale), (a.shift, b.shift))
+    )
+
+
+def describe(latent: LatentSpec) -> str:
+    """A latent's kind in words."""
+    scale = "of each channel's own" if isinstance(latent.scale, tuple) else f"{latent.scale:g}"
+    return f"{latent.kind} latents of {latent.channels} channels (scale {scale})"

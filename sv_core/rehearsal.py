@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .calls import call_nodes
+from .calibration import Recorder, calibrate
+from .call_rules import call_nodes
 from .errors import InvalidInput
-from .regimes import Recorder, calibrate
 from .sampling import VelocityFn, sample_forecast
 
 CHECKS = 4

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .blocks import Known, forecast, predict, replay
-from .calls import adaptive_block, call_nodes
+from .call_rules import adaptive_block, call_nodes
 from .errors import InvalidInput
 from .interpolant import LINEAR, Interpolant
+from .replay import Known, forecast, predict, replay
 from .solvers import SolverFn, State, adams_moulton_3, combine, euler
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.comfy_folder import find_all
+from training.networks.comfy.folder import find_all
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,15 +1,16 @@
 """The trainer: from data to checkpoints. Imports sv_core; what knows ComfyUI says so in its name.
 
-commands    prepare, finetune, sample, toy, toy_meanflow, demo, footprint; cli: their edge
-caches      listing, captions, images, pictures, videos: what lies in a folder
-            plan, jobs, encode, lock: which of it is made when; reading: ahead of its use
-            codec, vae, encoders, text, host_codec: the networks that it goes through
-            shards, cache, companions: the files, and what training reads of them
-a run       config, settings: what it is told; loop: its steps; learner: one of them
-            state, checkpoint: what is saved; parallel: several processes; data: its batches
-            objective, meanflow, align: what is learnt; validate, preview, charts, trackers
-weights     backbones/: the networks; lora, rounding, offload, blocks, optim
-digits      digits, figure, parts, integrators; toy_*: the 2-D experiments
+commands    prepare, finetune, sample; demo and toy (packages with a __main__)
+config/     the keys of a run and of a preparation, how they are read, what must hold between them
+caching/    from a folder of pictures or videos to a latent cache
+encoders/   the networks that pictures and captions go through on their way there
+data/       the files of a cache, and the batches and references that a run reads
+networks/   what can be trained: SiT, and in comfy/ whatever ComfyUI loads; lora.py changes either
+objectives/ what is learnt: velocity, average velocity, alignment; the bank of references
+engine/     how a step is computed: processes, optimisers, offloading, compilation, memory
+run/        the loop, one step, state, checkpoints, validation, previews, reports
+sampling/   pictures of a network, while it trains and afterwards
+files, rng, prefetch   files written whole, randomness by purpose, reading ahead
 """
 
 import os

@@ -23,13 +23,14 @@ from typing import Any
 
 from sv_core.errors import InvalidInput
 
-from .cache import LatentCache
+from .caching.encode import Outcome, prepare
+from .caching.plan import check
 from .cli import add_debug, guard
-from .comfy_folder import find
-from .encode import Outcome, prepare
-from .plan import PrepareConfig, check
-from .settings import build, override
-from .shards import INDEX, SKIPPED
+from .config.parse import build, override
+from .config.prepare import PrepareConfig
+from .data.cache import LatentCache
+from .data.format import INDEX, SKIPPED
+from .networks.comfy.folder import find
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

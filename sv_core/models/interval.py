@@ -14,16 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
+from .families import TIME_EMBEDDINGS
 
 PREFIX = "interval_embedder."
 """What the embedder's tensors are called, inside a SiT's file and in a file of their own."""
-
-TIME_EMBEDDINGS = {
-    "Flux": "time_in",
-    "SD3.5": "t_embedder",
-    "Qwen-Image": "time_text_embed",
-    "Wan2.2": "time_embedding",
-}
 """Families of ComfyUI -> the part of their network whose output the interval's joins."""
 
 

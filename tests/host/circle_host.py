@@ -22,7 +22,7 @@ sys.path[0] = str(COMFY)
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from training.backbones.comfy_host import open_host  # noqa: E402
+from training.networks.comfy.host import open_host  # noqa: E402
 
 torch.set_num_threads(1)
 open_host(COMFY, torch.device("cpu"))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sv_core.models.sit import from_checkpoint, to_metadata, with_interval
 from tests.host.server import PACK, Host, Server, find_hosts
-from training.checkpoint import read_weights
+from training.files import read_weights
 
 HOSTS = find_hosts()
 MISSING = (

@@ -5,7 +5,7 @@ import math
 from functools import partial
 from importlib import import_module
 
-from inside_host import GRID, NAME, host, host_model, latent, sample, sit
+from inside_host import GRID, NAME, flow, latent, sample, sit, sit_model
 
 import comfy.model_patcher  # isort: skip  after inside_host, which starts the host
 import comfy.samplers
@@ -13,12 +13,13 @@ import torch
 
 import nodes
 
-forecast = import_module(".nodes.forecast", NAME)
-calls = import_module(".sv_core.calls", NAME)
-Plan, Planned = forecast.Plan, forecast.PlannedSampler
+plan = import_module(".nodes.samplers.plan", NAME)
+planned_samplers = import_module(".nodes.samplers.planned", NAME)
+call_rules = import_module(".sv_core.call_rules", NAME)
+Plan, Planned = plan.Plan, planned_samplers.PlannedSampler
 Sampler = nodes.NODE_CLASS_MAPPINGS["StableVSSampler"]
 EULER = comfy.samplers.sampler_object("euler")
-FIXED = comfy.samplers.KSAMPLER(forecast.sample_fixed)
+FIXED = comfy.samplers.KSAMPLER(planned_samplers.sample_fixed)
 
 
 class Digits(torch.nn.Module):
@@ -45,7 +46,7 @@ class Digits(torch.nn.Module):
 
 
 def make_modes(seed=0):
-    model = host_model.SiTModel(Digits(seed), latent.SD_VAE, 3.0)
+    model = sit_model.SiTModel(Digits(seed), latent.SD_VAE, 3.0)
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
@@ -55,7 +56,7 @@ run = partial(sample, model=MODES)
 
 
 def grid_of(steps, denoise=1.0):
-    return host.host_grid(MODES, "simple", steps, denoise)
+    return flow.host_grid(MODES, "simple", steps, denoise)
 
 
 def planned(**settings):
@@ -75,7 +76,7 @@ def noted(**settings):
 
 
 def conditions():
-    return [host_model.conditioning_from_classes(c) for c in ([0], None)]
+    return [sit_model.conditioning_from_classes(c) for c in ([0], None)]
 
 
 class Log(logging.Handler):

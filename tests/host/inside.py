@@ -21,13 +21,13 @@ from inside_host import (
     SPREAD,
     Scheduler,
     complaint,
-    host,
-    host_model,
+    flow,
     latent,
     make_model,
+    paper,
     sample,
-    sampling,
     sit,
+    sit_model,
     stable,
 )
 
@@ -52,14 +52,14 @@ def check_noise_free_steps_equal_the_host_s_euler():
 
 
 def check_every_base_is_the_host_s_sampler_above_the_split():
-    for name in host.sampler_names():
+    for name in flow.sampler_names():
         theirs = sample(comfy.samplers.sampler_object(name), GRID[:8].clone())
         assert torch.equal(sample(stable(name), GRID[:8]), theirs), name
 
 
 def check_every_base_reaches_the_noise_level_where_our_steps_begin():
     # The exact standard deviation at the first low node, for samplers that add no noise.
-    for name in host.sampler_names():
+    for name in flow.sampler_names():
         if any(word in name for word in ("ancestral", "sde", "lcm", "seeds", "sa_solver")):
             continue
         for begin, end in ((0, 2), (10, 12), (0, 3), (0, 12)):
@@ -75,7 +75,7 @@ def check_every_base_reaches_the_noise_level_where_our_steps_begin():
 def check_every_base_runs_the_whole_grid_and_reports_each_step_once():
     sigmas = Scheduler.execute(MODEL, "simple", 30, 1.0, 0.85, 9, "flow_match").args[0]
     before = sigmas.clone()
-    for name in host.sampler_names():
+    for name in flow.sampler_names():
         steps = []
         out = sample(stable(name), sigmas, callback=lambda i, x0, x, n: steps.append((i, n)))  # noqa: B023
         assert steps == [(i, 20) for i in range(20)], (name, steps)
@@ -84,15 +84,15 @@ def check_every_base_runs_the_whole_grid_and_reports_each_step_once():
 
 
 def check_unfit_samplers_are_refused_with_the_reason():
-    for name in host.UNFIT_SAMPLERS.keys() & set(comfy.samplers.SAMPLER_NAMES):
-        assert name not in host.sampler_names()
-        assert host.UNFIT_SAMPLERS[name] in complaint(lambda: host.require_fit_sampler(name))  # noqa: B023
-    assert "no sampler" in complaint(lambda: host.require_fit_sampler("eulr"))
+    for name in flow.UNFIT_SAMPLERS.keys() & set(comfy.samplers.SAMPLER_NAMES):
+        assert name not in flow.sampler_names()
+        assert flow.UNFIT_SAMPLERS[name] in complaint(lambda: flow.require_fit_sampler(name))  # noqa: B023
+    assert "no sampler" in complaint(lambda: flow.require_fit_sampler("eulr"))
 
 
 def check_noise_is_seeded_and_keeps_the_noise_level():
     # Fresh noise of the whole share forgets eps_hat; on exact Gaussian data the law stays.
-    fine = host.host_grid(make_model(1.0), "simple", 100, 1.0)
+    fine = flow.host_grid(make_model(1.0), "simple", 100, 1.0)
     first, again = (sample(stable(split=0.99, noise=0.5), fine, seed=3) for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, sample(stable(split=0.99), fine, seed=3))
@@ -101,7 +101,7 @@ def check_noise_is_seeded_and_keeps_the_noise_level():
     assert torch.equal(state, torch.random.get_rng_state()), "the global generator was used"
     denoiser = type("D", (), {})()
     denoiser.inner_model = type("G", (), {"model_patcher": MODEL})()
-    drawn = host.seeded_noise(denoiser, {"seed": 3})(torch.zeros(SHAPE))
+    drawn = flow.seeded_noise(denoiser, {"seed": 3})(torch.zeros(SHAPE))
     initial = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
     assert abs(float((drawn * initial).mean())) < 0.05, "the initial noise came back"
 
@@ -124,7 +124,7 @@ def check_noise_is_drawn_on_the_cpu_for_every_device_and_dtype():
             torch.zeros(2, 4, 8, 8, dtype=torch.float16),
             torch.zeros(2, 4, 8, 8, device="meta"),
         ):
-            noise = host.seeded_noise(denoiser, {"seed": 7})(x)
+            noise = flow.seeded_noise(denoiser, {"seed": 7})(x)
             assert (noise.device, noise.dtype) == (x.device, x.dtype)
     finally:
         torch.randn = original
@@ -142,7 +142,7 @@ def check_noise_follows_the_model_s_scale():
     denoiser = type("D", (), {})()
     denoiser.inner_model = type("G", (), {"model_patcher": model})()
     model.get_model_object("model_sampling").noise_scale = 2.0
-    drawn = host.seeded_noise(denoiser, {"seed": 3})(torch.zeros(SHAPE))
+    drawn = flow.seeded_noise(denoiser, {"seed": 3})(torch.zeros(SHAPE))
     assert abs(float(drawn.std()) - 2) < 0.05
 
 
@@ -157,7 +157,7 @@ def check_any_rank_and_no_callback():
                 return torch.zeros_like(x) + 0.25  # the data is one point
 
         x = torch.randn(shape)
-        out = sampling.sample_stable_vs(Denoiser(), x, GRID, disable=True)
+        out = paper.sample_stable_vs(Denoiser(), x, GRID, disable=True)
         assert out.shape == x.shape and (out - 0.25).abs().max() < 1e-6
 
 
@@ -169,7 +169,7 @@ def check_inpainting_keeps_what_is_masked():
 
 
 def check_bad_sigmas_are_refused_in_words():
-    run = sampling.sample_stable_vs
+    run = paper.sample_stable_vs
     assert "SIGMAS is empty" in complaint(lambda: run(None, torch.zeros(1), torch.zeros(0)))
     for bad in ([0.0, 0.5, 1.0], [1.0, 0.5, 0.5, 0.0], [1.0, float("nan"), 0.0]):
         assert "descend" in complaint(lambda: sample(stable(), torch.tensor(bad)))  # noqa: B023
@@ -188,16 +188,16 @@ def check_other_kinds_of_model_are_refused_in_words():
 
 
 def check_text_conditioning_is_refused_in_words():
-    words = complaint(lambda: host_model.classes_from_conditioning(torch.zeros(1, 77, 768), 10))
+    words = complaint(lambda: sit_model.classes_from_conditioning(torch.zeros(1, 77, 768), 10))
     assert "not on text" in words
-    assert host_model.classes_from_conditioning(torch.zeros(1, 1, 1), 10).tolist() == [10]
+    assert sit_model.classes_from_conditioning(torch.zeros(1, 1, 1), 10).tolist() == [10]
 
 
 def check_previews_show_pixels_and_the_sd_vae_s_latents():
     import latent_preview
 
     for spec, channels in ((latent.pixels(1), 1), (latent.pixels(3), 3), (latent.SD_VAE, 4)):
-        form = host_model.SpecLatentFormat(spec)
+        form = sit_model.SpecLatentFormat(spec)
         previewer = latent_preview.Latent2RGBPreviewer(form.latent_rgb_factors)
         black = previewer.decode_latent_to_preview(torch.full((1, channels, 8, 8), -1.0))
         assert black.size == (8, 8)
@@ -212,7 +212,7 @@ def check_previews_show_pixels_and_the_sd_vae_s_latents():
 
 def check_lora_finds_the_published_parameter_names():
     config = sit.SiTConfig(input_size=8, hidden_size=32, depth=1, num_heads=2, num_classes=3)
-    model = host_model.SiTModel(sit.SiT(config), latent.SD_VAE, 3.0)
+    model = sit_model.SiTModel(sit.SiT(config), latent.SD_VAE, 3.0)
     import comfy.lora
 
     keys = comfy.lora.model_lora_keys_unet(model, {})

@@ -24,11 +24,16 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tests.host import tiny as tiny_files  # noqa: E402
-from training.backbones import comfy, comfy_backbone, comfy_check, comfy_guard  # noqa: E402
-from training.backbones.comfy_families import FLUX, QWEN, SD3, WAN  # noqa: E402
-from training.backbones.comfy_files import ModelFile  # noqa: E402
-from training.backbones.comfy_host import open_host  # noqa: E402
-from training.comfy_folder import find  # noqa: E402
+from training.networks.comfy import backbone as comfy_backbone  # noqa: E402
+from training.networks.comfy import (  # noqa: E402
+    guard,
+    self_check,
+)
+from training.networks.comfy import load as comfy_load  # noqa: E402
+from training.networks.comfy.families import FLUX, QWEN, SD3, WAN  # noqa: E402
+from training.networks.comfy.file import ModelFile  # noqa: E402
+from training.networks.comfy.folder import find  # noqa: E402
+from training.networks.comfy.host import open_host  # noqa: E402
 
 torch.set_num_threads(1)
 HOST = open_host(find(str(COMFY)), torch.device("cpu"))
@@ -53,17 +58,17 @@ def backbone(name):
             config = HOST.detection.model_config_from_unet_config(dict(tiny_files.FLUX), {})
             config.set_inference_dtype(torch.float32, None)
             base = config.get_model({}, "", device=torch.device("cpu"))
-            comfy_check.fill(base.diffusion_model)
+            self_check.fill(base.diffusion_model)
             file = ModelFile(FILES[name], "", {}, {}, {}, None, torch.float32)
             _LOADED[name] = comfy_backbone.wrap(base, FLUX, file, HOST, {})
         else:
-            _LOADED[name] = comfy.load(FILES[name], HOST)
+            _LOADED[name] = comfy_load.load(FILES[name], HOST)
     return _LOADED[name]
 
 
 def small(name, dtype=torch.float32, recompute=False):
     """A network of the family with two texts, by the classes of the host."""
-    return comfy_check.tiny(backbone(name), HOST, dtype, recompute)
+    return self_check.tiny(backbone(name), HOST, dtype, recompute)
 
 
 def refused(function, *words, kind=ValueError):
@@ -84,19 +89,16 @@ def close(found, exact, tolerance, what=""):
 
 @contextmanager
 def without_guard():
-    before = comfy_guard.OutOfPlace.__torch_function__
-    comfy_guard.OutOfPlace.__torch_function__ = lambda _, f, t, a=(), k=None: f(*a, **(k or {}))
+    before = guard.OutOfPlace.__torch_function__
+    guard.OutOfPlace.__torch_function__ = lambda _, f, t, a=(), k=None: f(*a, **(k or {}))
     try:
         yield
     finally:
-        comfy_guard.OutOfPlace.__torch_function__ = before
+        guard.OutOfPlace.__torch_function__ = before
 
 
 def sampled(one, sigma, entry, shape):
     """(x, denoised) of the host's own sampling at one noise level."""
-    import comfy.model_patcher
-    import comfy.sample
-    import comfy.samplers
 
     seen = []
 
@@ -110,9 +112,9 @@ def sampled(one, sigma, entry, shape):
         extra["pooled_output"] = entry["pooled"][None]
     conds = [[entry["context"][None], extra]]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    comfy.sample.sample_custom(
-        comfy.model_patcher.ModelPatcher(one.base, cpu, cpu), noise, 1.0,
-        comfy.samplers.KSAMPLER(look), torch.tensor([sigma, 0.0]), conds, conds,
+    comfy_load.sample.sample_custom(
+        comfy_load.model_patcher.ModelPatcher(one.base, cpu, cpu), noise, 1.0,
+        comfy_load.samplers.KSAMPLER(look), torch.tensor([sigma, 0.0]), conds, conds,
         torch.randn(shape, generator=torch.Generator().manual_seed(4)), disable_pbar=True, seed=0,
     )  # fmt: skip
     return seen
@@ -120,7 +122,7 @@ def sampled(one, sigma, entry, shape):
 
 def check_velocity_is_that_of_the_host_s_own_sampling():
     for name in FILES:
-        one = comfy_check.tiny(backbone(name), HOST, torch.float32)
+        one = self_check.tiny(backbone(name), HOST, torch.float32)
         real = backbone(name).reading(texts_for(backbone(name)))
         for candidate, sigma, guidance in ((one, 0.9, 1.0), (one, 0.2, 3.5), (real, 0.6, 1.0)):
             this = replace(candidate, guidance=guidance)
@@ -138,7 +140,7 @@ def check_velocity_is_that_of_the_host_s_own_sampling():
 
 def texts_for(one):
     """Two texts of different lengths of the widths that a loaded network takes."""
-    return comfy_check._Texts(one, torch.float32)
+    return self_check._Texts(one, torch.float32)
 
 
 def check_latents_are_scaled_as_the_host_does_it():
@@ -167,19 +169,21 @@ def check_what_each_family_is():
         assert one.latent_rank == (5 if family in (QWEN, WAN) else 4)
         assert one.metadata()["modelspec.architecture"] == family.name.replace("_", "-")
     low = DIFFUSION / "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors"
-    assert backbone("wan").span == (0.875, 1.0) and comfy.load(low, HOST).span == (0.0, 0.875)
+    assert backbone("wan").span == (0.875, 1.0) and comfy_load.load(low, HOST).span == (0.0, 0.875)
     assert backbone("wan 5B").span == (0.0, 1.0)
-    assert comfy.load(low, HOST, expert="high").span == (0.875, 1.0)
-    refused(lambda: comfy.load(FILES["qwen"], HOST, expert="low"), "comfy.expert", "Qwen-Image")
+    assert comfy_load.load(low, HOST, expert="high").span == (0.875, 1.0)
+    refused(
+        lambda: comfy_load.load(FILES["qwen"], HOST, expert="low"), "comfy.expert", "Qwen-Image"
+    )
 
 
 def check_gradients_equal_float64_s_with_and_without_recomputation():
     for name in FILES:
-        exact = comfy_check.gradients(small(name, torch.float64))
+        exact = self_check.gradients(small(name, torch.float64))
         for recompute in (False, True):
-            found = comfy_check.gradients(small(name, recompute=recompute))
+            found = self_check.gradients(small(name, recompute=recompute))
             assert found.keys() == exact.keys()
-            worst, error = comfy_check.worst(found, exact)
+            worst, error = self_check.worst(found, exact)
             assert error < 1e-5, f"{name}, {worst}, recompute {recompute}: {error:.1e}"
 
 
@@ -188,13 +192,13 @@ def check_float64_s_gradient_is_that_of_differences():
     for name in FILES:
         one = small(name, torch.float64)
         weights = dict(one.model.named_parameters())
-        grads = comfy_check.gradients(one)
+        grads = self_check.gradients(one)
         generator = torch.Generator().manual_seed(5)
         along = {
             n: torch.randn(p.shape, generator=generator).to(p) * p.detach().std().clamp_min(0.1)
             for n, p in weights.items()
         }
-        x, t, cond, direction = comfy_check.sample(one)
+        x, t, cond, direction = self_check.sample(one)
         start = {n: p.detach().clone() for n, p in weights.items()}
 
         def objective(h, one=one, w=weights, s=start, d=along, a=(x, t, cond), g=direction):
@@ -214,33 +218,33 @@ def check_flux_goes_wrong_without_the_guard():
         return FLUX.tiny(config) | {"depth_single_blocks": 0}
 
     double = replace(backbone("flux"), family=replace(FLUX, tiny=changed))
-    exact = comfy_check.gradients(comfy_check.tiny(double, HOST, torch.float64))
+    exact = self_check.gradients(self_check.tiny(double, HOST, torch.float64))
     with without_guard():
         try:
-            comfy_check.gradients(small("flux"))
+            self_check.gradients(small("flux"))
         except RuntimeError as e:
             assert "modified by an inplace operation" in str(e), e
         else:
             raise AssertionError("stock Flux can be differentiated now: drop the guard")
         # Without single blocks, whose input autograd watches, recomputation hides it.
-        silent = comfy_check.gradients(comfy_check.tiny(double, HOST, torch.float32, True))
-        worst, error = comfy_check.worst(silent, exact)
+        silent = self_check.gradients(self_check.tiny(double, HOST, torch.float32, True))
+        worst, error = self_check.worst(silent, exact)
         print(f"stock Flux: the gradient of {worst} is off by {error:.0%}", file=sys.stderr)
         assert error > 0.01, "stock Flux is right now: drop the guard"
         refused(
-            lambda: comfy_check.self_check(backbone("flux"), HOST),
+            lambda: self_check.self_check(backbone("flux"), HOST),
             "cannot be trained through", "Flux", "inplace operation",
         )  # fmt: skip
         for name in ("sd3", "qwen", "wan"):
-            assert comfy_check.worst(
-                comfy_check.gradients(small(name, recompute=True)),
-                comfy_check.gradients(small(name, torch.float64)),
+            assert self_check.worst(
+                self_check.gradients(small(name, recompute=True)),
+                self_check.gradients(small(name, torch.float64)),
             )[1] < 1e-5, name  # fmt: skip
 
 
 def check_the_guard_does_not_change_a_bit():
     for name in FILES:
-        x, t, cond, _ = comfy_check.sample(small(name))
+        x, t, cond, _ = self_check.sample(small(name))
         with torch.no_grad():
             guarded = small(name).velocity(x, t, cond)
             with without_guard():
@@ -250,21 +254,21 @@ def check_the_guard_does_not_change_a_bit():
 def check_forward_derivatives_equal_differences():
     for name in FILES:
         one = backbone(name)
-        for what, error in comfy_check.tangent_errors(one, HOST).items():
+        for what, error in self_check.tangent_errors(one, HOST).items():
             assert error < (1e-4 if what == "x" else 5e-4), (name, what, error)
         one = small(name, recompute=True)
-        x, t, cond, direction = comfy_check.sample(one)
+        x, t, cond, direction = self_check.sample(one)
         with torch.no_grad(), one.forward_mode():
             v, whole = torch.func.jvp(
                 lambda x, one=one, t=t, cond=cond: one.velocity(x, t, cond), (x,), (direction,)
             )
-            comfy_guard.CHUNK, before = 2, comfy_guard.CHUNK
+            guard.CHUNK, before = 2, guard.CHUNK
             try:
                 _, parts = torch.func.jvp(
                     lambda x, one=one, t=t, cond=cond: one.velocity(x, t, cond), (x,), (direction,)
                 )
             finally:
-                comfy_guard.CHUNK = before
+                guard.CHUNK = before
         close(parts, whole, 1e-5, f"{name} in parts")
         with torch.no_grad():
             close(one.velocity(x, t, cond), v, 1e-5, f"{name}'s value")
@@ -285,27 +289,27 @@ def check_plain_attention_is_attention():
         exact = fused(q, k, v, mask if mask is None or mask.ndim == 4 else mask[:, None])
         joined = exact.transpose(1, 2).flatten(2)
         for chunk in (2, 512):
-            comfy_guard.CHUNK, before = chunk, comfy_guard.CHUNK
+            guard.CHUNK, before = chunk, guard.CHUNK
             try:
-                run = comfy_guard.plain_attention
+                run = guard.plain_attention
                 close(run(None, *flat, 3, mask=mask), joined, 1e-6, what)
                 close(run(None, q, k, v, 3, mask=mask, skip_reshape=True), joined, 1e-6, what)
                 kept = run(None, *flat, 3, mask=mask, skip_output_reshape=True)
                 close(kept, exact, 1e-6, what)
             finally:
-                comfy_guard.CHUNK = before
+                guard.CHUNK = before
 
 
 def check_self_check_sees_a_kernel_without_derivative():
     HOST.management.in_training = False  # as it is unless somebody says otherwise
     try:
         if NEW:
-            refused(lambda: comfy_check.self_check(backbone("flux"), HOST), "Flux")
+            refused(lambda: self_check.self_check(backbone("flux"), HOST), "Flux")
     finally:
         HOST.management.in_training = True
     for name in FILES:
         began = time.perf_counter()
-        comfy_check.self_check(backbone(name), HOST)
+        self_check.self_check(backbone(name), HOST)
         assert time.perf_counter() - began < 4, name
 
 
@@ -313,7 +317,7 @@ def check_rows_of_different_texts_equal_one_by_one():
     for name in FILES:
         one = small(name)
         generator = torch.Generator().manual_seed(7)
-        x, t, _, _ = comfy_check.sample(one)
+        x, t, _, _ = self_check.sample(one)
         x, t = torch.cat([x, x.flip(0)]), torch.cat([t, t.flip(0) * 0.9])
         cond = torch.randint(2, (6,), generator=generator)
         assert len(set(cond.tolist())) == 2
@@ -340,9 +344,9 @@ def check_idle_passes_take_part_in_the_backward_pass():
         block.register_full_backward_pre_hook(lambda m, o: entered.update(n=1))
     with warnings.catch_warnings():  # that such a hook sees no gradient of inputs
         warnings.simplefilter("ignore")
-        found, exact = comfy_check.gradients(one), comfy_check.gradients(small("qwen"))
+        found, exact = self_check.gradients(one), self_check.gradients(small("qwen"))
     assert entered["n"] == 4 * len(one.blocks), entered
-    assert comfy_check.worst(found, exact)[1] < 1e-6
+    assert self_check.worst(found, exact)[1] < 1e-6
 
 
 def spread(rank, out):
@@ -361,7 +365,7 @@ def spread(rank, out):
     for name in ("sd3", "flux", "qwen", "wan"):
         alone = small(name)
         alone.unfreeze()
-        x, t, _, direction = comfy_check.sample(alone)
+        x, t, _, direction = self_check.sample(alone)
         for cond in conds:
             (alone.velocity(x, t, cond) * direction).sum().backward()
         exact = {n: p.grad for n, p in alone.model.named_parameters() if p.requires_grad}
@@ -382,7 +386,7 @@ def spread(rank, out):
                 for n, p in one.base.diffusion_model.named_parameters()
                 if p.requires_grad
             }
-            worst, error = comfy_check.worst({n: 2 * g for n, g in grads.items()}, exact)
+            worst, error = self_check.worst({n: 2 * g for n, g in grads.items()}, exact)
             assert error < 1e-5, f"{name} by {way}, {worst}: {error:.1e}"
     torch.distributed.destroy_process_group()
 
@@ -431,13 +435,13 @@ def check_watched_tokens_carry_gradients_under_recomputation():
         for recompute in (False, True):
             one = small(name, recompute=recompute)
             one.model.requires_grad_(True)
-            x, t, cond, _ = comfy_check.sample(one)
+            x, t, cond, _ = self_check.sample(one)
             with one.watch(1) as tokens:
                 one.velocity(x, t, cond)
             (tokens[0] ** 2).sum().backward()
             grads.append({n: p.grad for n, p in one.model.named_parameters() if p.grad is not None})
         assert grads[0].keys() == grads[1].keys() and len(grads[0]) > 5
-        assert comfy_check.worst(grads[1], grads[0])[1] < 1e-5
+        assert self_check.worst(grads[1], grads[0])[1] < 1e-5
 
 
 def check_full_training_leaves_out_what_gets_no_gradient():
@@ -446,7 +450,7 @@ def check_full_training_leaves_out_what_gets_no_gradient():
         assert not any(p.requires_grad for p in one.model.parameters())
         idle = one.unfreeze()
         trained = {n for n, p in one.model.named_parameters() if p.requires_grad}
-        x, t, cond, direction = comfy_check.sample(one)
+        x, t, cond, direction = self_check.sample(one)
         (one.velocity(x, t, cond) * direction).sum().backward()
         reached = {n for n, p in one.model.named_parameters() if p.grad is not None}
         assert trained == reached and len(idle) == (6 if name == "qwen" else 0), (name, idle)
@@ -520,10 +524,10 @@ def plain_tensors(module):
 
 def check_every_way_of_storing_is_read():
     for name, source in SOURCES.items():
-        exact = velocity_of(comfy.load(source, HOST))
+        exact = velocity_of(comfy_load.load(source, HOST))
         for how, change in VARIANTS.items():
             path = variant(source, f"{name} {how}", change)
-            one = comfy.load(path, HOST)
+            one = comfy_load.load(path, HOST)
             limit = {"bf16": 0.02, "fp16": 0.003}.get(how, 0.2)
             error = close(velocity_of(one), exact, limit, f"{name} in {how}")
             print(f"{name} in {how}: velocity off by {error:.1e}", file=sys.stderr)
@@ -535,7 +539,7 @@ def check_every_way_of_storing_is_read():
             if eight:
                 refused(one.unfreeze, "8 bits", "comfy.dtype")
                 refused(one.weights, "8 bits")
-                full = comfy.load(path, HOST, torch.float32)
+                full = comfy_load.load(path, HOST, torch.float32)
                 # ComfyUI keeps a plain fp8 file's norms and biases, too, in 8 bits; an older one
                 # those biases of a scaled file.
                 limit = 0.05 if how == "fp8" or not NEW else 1e-5
@@ -546,15 +550,15 @@ def check_every_way_of_storing_is_read():
 def check_quantisation_that_the_host_would_not_see_is_refused():
     for style in ("unsaid",) if NEW else ("unsaid", "new"):
         path = variant(WAN_FILE, f"{style} scales", scaled(style))
-        refused(lambda p=path: comfy.load(p, HOST), "quantised", "comfy.dtype")
-        exact, found = (comfy.load(p, HOST, torch.float32) for p in (WAN_FILE, path))
+        refused(lambda p=path: comfy_load.load(p, HOST), "quantised", "comfy.dtype")
+        exact, found = (comfy_load.load(p, HOST, torch.float32) for p in (WAN_FILE, path))
         close(velocity_of(found), velocity_of(exact), 0.2)
     four = variant(
         WAN_FILE, "four bits", lambda s: {k: v for k, v in scaled("old")(s).items()} | {
             "blocks.0.ffn.0.weight": torch.zeros(256, 64, dtype=torch.uint8)
         },
     )  # fmt: skip
-    refused(lambda: comfy.load(four, HOST, torch.bfloat16), "cannot be undone", "comfy.dtype")
+    refused(lambda: comfy_load.load(four, HOST, torch.bfloat16), "cannot be undone", "comfy.dtype")
 
 
 def saved(one, name):
@@ -568,7 +572,7 @@ def check_full_weights_come_back_as_the_file_had_them():
     for name, source in SOURCES.items():
         files = {how: variant(source, f"{name} {how}", c) for how, c in VARIANTS.items()}
         for how, path in {"fp32": source, **files}.items():
-            one = comfy.load(path, HOST, torch.float32)
+            one = comfy_load.load(path, HOST, torch.float32)
             before, after = load_file(path), load_file(saved(one, "as it was"))
             assert before.keys() == after.keys(), (name, how, before.keys() ^ after.keys())
             for key, value in before.items():
@@ -581,7 +585,7 @@ def check_full_weights_come_back_as_the_file_had_them():
                 for p in one.model.parameters():
                     p.add_(torch.randn(p.shape, generator=generator), alpha=3 * float(p.std()))
             changed = {n: p.detach() for n, p in one.model.named_parameters()}
-            again = comfy.load(saved(one, f"{name} {how}"), HOST, torch.float32)
+            again = comfy_load.load(saved(one, f"{name} {how}"), HOST, torch.float32)
             error = max(
                 float((p.detach() - changed[n]).abs().max() / changed[n].abs().max())
                 for n, p in again.model.named_parameters()
@@ -589,13 +593,13 @@ def check_full_weights_come_back_as_the_file_had_them():
             limit = {"fp32": 2e-6, "bf16": 2**-8, "fp16": 2**-11}.get(how, 2**-4)
             print(f"{name} saved in {how}: weights off by {error:.1e}", file=sys.stderr)
             assert error <= limit, (name, how, error)
-            v = velocity_of(comfy.load(OUT / f"saved {name} {how}.safetensors", HOST))
+            v = velocity_of(comfy_load.load(OUT / f"saved {name} {how}.safetensors", HOST))
             close(v, velocity_of(again), 1e-5 if how == "fp32" else 0.3, f"{name} {how}")
 
 
 def check_a_checkpoint_keeps_its_other_parts():
     path = FILES["sd3"]
-    one = comfy.load(path, HOST)
+    one = comfy_load.load(path, HOST)
     one.unfreeze()
     with torch.no_grad():
         for p in one.model.parameters():
@@ -607,10 +611,12 @@ def check_a_checkpoint_keeps_its_other_parts():
         changed = key.startswith(prefix) and not key.endswith("pos_embed")
         assert torch.equal(after[key], value * 1.5 if changed else value), key
     close(
-        velocity_of(comfy.load(OUT / "saved checkpoint.safetensors", HOST)), velocity_of(one), 2e-6
+        velocity_of(comfy_load.load(OUT / "saved checkpoint.safetensors", HOST)),
+        velocity_of(one),
+        2e-6,
     )
     gone = variant(path, "gone", lambda s: s)
-    one = comfy.load(gone, HOST)
+    one = comfy_load.load(gone, HOST)
     gone.unlink()
     refused(one.weights, "cannot be read any more")
 
@@ -618,7 +624,7 @@ def check_a_checkpoint_keeps_its_other_parts():
 def check_flux_s_names_are_the_file_s():
     if not NEW:  # it does not rename them, and reads no small Flux file
         return
-    one = comfy.load(FILES["flux"], HOST)
+    one = comfy_load.load(FILES["flux"], HOST)
     renamed = {k: v for k, v in one.names.items() if k != v}
     assert renamed and all(k.endswith("_norm.scale") for k in renamed), renamed
     assert {k for k in one.weights() if k.endswith("_norm.scale")} == set(renamed)
@@ -629,7 +635,7 @@ def check_models_that_want_a_picture_are_refused():
     state = tiny_files.diffusion_model(config, 4, 0.6)
     path = OUT / "wan2.2_i2v_high_noise.safetensors"
     save_file(state, path)
-    refused(lambda: comfy.load(path, HOST), "given picture", "text-to-video", "Wan")
+    refused(lambda: comfy_load.load(path, HOST), "given picture", "text-to-video", "Wan")
 
 
 def check_texts_of_other_encoders_are_refused():
@@ -638,7 +644,7 @@ def check_texts_of_other_encoders_are_refused():
     entry = {"context": torch.zeros(3, 4096)}
     refused(lambda: sd3.reading([entry]), "pooled", "2048", "none", "SD3.5's text")
     one = replace(small("wan"), texts=None)
-    refused(lambda: one.velocity(*comfy_check.sample(one)[:3]), "no texts")
+    refused(lambda: one.velocity(*self_check.sample(one)[:3]), "no texts")
 
 
 def check_bad_files_are_refused_in_words():
@@ -647,14 +653,14 @@ def check_bad_files_are_refused_in_words():
     noise = OUT / "noise.safetensors"
     save_file({f"layer{i}": torch.zeros(3) for i in range(9)}, noise)
     for path in (sit, noise, MODELS / "vae/ae.safetensors"):
-        refused(lambda p=path: comfy.load(p, HOST), str(path), "no flow model", "Qwen-Image")
+        refused(lambda p=path: comfy_load.load(p, HOST), str(path), "no flow model", "Qwen-Image")
     cut = OUT / "cut.safetensors"
     cut.write_bytes(WAN_FILE.read_bytes()[:-1000])
-    refused(lambda: comfy.load(cut, HOST), str(cut), "damaged")
-    refused(lambda: comfy.load(OUT / "none.safetensors", HOST), "there is no checkpoint")
+    refused(lambda: comfy_load.load(cut, HOST), str(cut), "damaged")
+    refused(lambda: comfy_load.load(OUT / "none.safetensors", HOST), "there is no checkpoint")
     last = "blocks.0.ffn.2.bias"
     partly = variant(WAN_FILE, "partly", lambda s: {k: v for k, v in s.items() if k != last})
-    refused(lambda: comfy.load(partly, HOST), "lacks 1 tensors", last, "damaged")
+    refused(lambda: comfy_load.load(partly, HOST), "lacks 1 tensors", last, "damaged")
 
 
 def check_another_family_is_refused_by_its_name():
@@ -667,7 +673,7 @@ def check_another_family_is_refused_by_its_name():
     before = HOST.sd.load_diffusion_model_state_dict
     HOST.sd.load_diffusion_model_state_dict = lambda *a, **k: type("P", (), {"model": base})()
     try:
-        refused(lambda: comfy.load(WAN_FILE, HOST), "LongCatImage", "cannot be trained here")
+        refused(lambda: comfy_load.load(WAN_FILE, HOST), "LongCatImage", "cannot be trained here")
     finally:
         HOST.sd.load_diffusion_model_state_dict = before
 

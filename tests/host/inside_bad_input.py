@@ -21,17 +21,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from training import finetune, learner, prepare
-from training.backbones import comfy
-from training.shards import read_index, write_index
-from training.vae import FAMILIES
+from sv_core.models.families import FAMILIES
+from training import finetune, prepare
+from training.data.format import read_index, write_index
+from training.networks.comfy import load as comfy_load
+from training.networks.comfy import self_check
+from training.run import step
 
 COMFY, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 NEW = []
 WORK = OUT / "work"
 HOST = circle_host.open_host(COMFY, torch.device("cpu"))
 torchrun_data = circle_host.neighbour("torchrun_data")
-comfy.self_check = lambda backbone, host: None  # has its own tests, and takes longer than all this
+self_check.self_check = lambda backbone, host: (
+    None
+)  # has its own tests, and takes longer than all this
 
 
 def model(family):
@@ -219,14 +223,14 @@ def check_a_finished_cache_stays_so_when_text_cannot_be_added():
 
 def check_a_full_gpu_says_what_to_set():
     full = "the GPU's memory is full: "
-    with replaced(learner.Learner, "compute", exhausted):
+    with replaced(step.Learner, "compute", exhausted):
         train(full + "set run.recompute = true, or raise optim.accumulate (it is 1), or set "
               "optim.optimizer = adamw_8bit, or train a LoRA by lora.rank, or lower "
               "data.batch_size (it is 4)", family="wan", run__out=WORK / "full 1")  # fmt: skip
         train(full + "raise comfy.offload_blocks (it is 0), or lower data.batch_size",
               family="wan", lora__rank=4, run__recompute="true", optim__accumulate=4,
               run__out=WORK / "full 2")  # fmt: skip
-    with replaced(comfy, "_build", exhausted):
+    with replaced(comfy_load, "_build", exhausted):
         train(full, "set run.recompute", family="wan", run__out=WORK / "full 3")
     with replaced(HOST.sd, "load_clip", exhausted):
         make(full + "lower batch (it is 16)")

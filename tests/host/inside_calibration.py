@@ -11,7 +11,7 @@ from forecast_host import (
     MODES,
     SEEN,
     Sampler,
-    calls,
+    call_rules,
     conditions,
     decibels,
     grid_of,
@@ -19,7 +19,7 @@ from forecast_host import (
     planned,
     run,
 )
-from inside_host import GRID, NAME, SHAPE, complaint, host, make_model, sample
+from inside_host import GRID, NAME, SHAPE, complaint, flow, make_model, sample
 
 import comfy.model_management  # isort: skip  after inside_host, which starts the host
 import comfy.samplers
@@ -29,9 +29,9 @@ import numpy as np
 import torch
 
 calibrate = import_module(".nodes.calibrate", NAME)
-calibration = import_module(".nodes.calibration", NAME)
-recording = import_module(".nodes.recording", NAME)
-Recorder = import_module(".sv_core.regimes", NAME).Recorder
+calibration_file = import_module(".nodes.calibration_file", NAME)
+recording = import_module(".nodes.samplers.recording", NAME)
+Recorder = import_module(".sv_core.calibration", NAME).Recorder
 BATCH = {"samples": torch.zeros(1, *SHAPE[1:])}
 
 
@@ -88,7 +88,7 @@ def check_the_plateau_is_named_only_where_there_is_one():
     for rise, has in ((0.0, False), (3.0, True)):  # a rotation whose speed grows towards noise
         angle = 0.3 * times + rise * times**4
         gram = np.cos(angle[:, None] - angle[None, :])
-        lists = {10: tuple(calls.call_nodes([*times.tolist(), 0.0], 10))}
+        lists = {10: tuple(call_rules.call_nodes([*times.tolist(), 0.0], 10))}
         found = recording.calibration_from(gram, lists, MODES, GRID, 1, 0, 10)
         assert (found.split is not None) == has, (rise, found.split)
         assert calibrate.plot_drift(found, 10).shape == (640, 1200, 3)
@@ -108,7 +108,7 @@ def check_calibrations_of_others_are_refused_in_words():
         lambda: found.nodes_for(other, GRID, 10)
     )
     for grid, words in (
-        (host.host_grid(make_model(5.0), "simple", 30, 1.0), "30 other noise levels"),
+        (flow.host_grid(make_model(5.0), "simple", 30, 1.0), "30 other noise levels"),
         (grid_of(20), "a grid of 30 steps, SIGMAS has 20"),
         (grid_of(30, 0.5), "30 other noise levels"),
     ):
@@ -125,28 +125,32 @@ def check_calibration_files_stay_where_they_belong():
         folder_paths.set_output_directory(out)
         try:
             found = recorded(runs=1)
-            name = calibration.save(found)
-            assert calibration.load(name) == found and calibration.names() == [name]
+            name = calibration_file.save(found)
+            assert calibration_file.load(name) == found and calibration_file.names() == [name]
             text = (Path(out) / "stable_velocity" / name).read_text("utf-8")
             assert "0 " in text and len(text) < 4000 and str(Path.home()) not in text
-            assert calibration.save(found) == name  # the same model and grid are replaced
+            assert calibration_file.save(found) == name  # the same model and grid are replaced
             for evil in ("../../evil", "/etc/x", "..", "a/../../b\\c", "C:\\x", "\0"):
                 try:
-                    made = calibration.save(found, evil)
+                    made = calibration_file.save(found, evil)
                 except ValueError as e:
                     assert "no name for a file" in str(e)
                 else:
                     assert (Path(out) / "stable_velocity" / made).is_file()
             inside = {p.parent for p in Path(out).rglob("*") if p.is_file()}
             assert inside == {Path(out) / "stable_velocity"}
-            assert "is not in" in complaint(lambda: calibration.load("../stable_velocity/" + name))
+            assert "is not in" in complaint(
+                lambda: calibration_file.load("../stable_velocity/" + name)
+            )
             other = recorded(grid_of(20), runs=1)
-            calibration.save(found, "mine")
-            assert "another model or grid" in complaint(lambda: calibration.save(other, "mine"))
-            assert calibration.load("mine.json") == found
+            calibration_file.save(found, "mine")
+            assert "another model or grid" in complaint(
+                lambda: calibration_file.save(other, "mine")
+            )
+            assert calibration_file.load("mine.json") == found
             for bad in ("", "{}", "[]", "null", text[:300], text.replace("0 ", "7 "), "\x00"):
                 (Path(out) / "stable_velocity" / "bad.json").write_text(bad)
-                words = complaint(lambda: calibration.load("bad.json"))
+                words = complaint(lambda: calibration_file.load("bad.json"))
                 assert "no calibration, or damaged" in words and len(words) < 300, words
         finally:
             folder_paths.set_output_directory(before)

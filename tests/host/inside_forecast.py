@@ -18,12 +18,12 @@ from forecast_host import (
     SEEN,
     Log,
     Sampler,
-    calls,
+    call_rules,
     conditions,
     decibels,
-    forecast,
     grid_of,
     planned,
+    planned_samplers,
     run,
 )
 from inside_host import GRID, SHAPE, SPREAD, Scheduler, complaint, latent, sample, stable
@@ -98,7 +98,7 @@ def check_calls_are_counted_in_words_and_really_made():
             run(sampler, GRID)
         assert len(SEEN) == 14 and any(words in line for line in log.lines), log.lines
         asked = [k for k in range(30) if any(abs(float(GRID[k]) - t) < 1e-6 for t in SEEN)]
-        assert asked == calls.call_nodes(GRID.tolist(), 14)
+        assert asked == call_rules.call_nodes(GRID.tolist(), 14)
 
 
 def check_ksampler_s_stable_vs_makes_14_calls_of_30():
@@ -122,10 +122,10 @@ def check_ksampler_s_stable_vs_makes_14_calls_of_30():
 
 def check_the_fixed_form_s_calls():
     for steps, wanted in ((1, 1), (2, 2), (8, 8), (14, 14), (15, 14), (30, 14), (60, 14)):
-        assert forecast.fixed_calls(grid_of(steps)) == wanted
+        assert planned_samplers.fixed_calls(grid_of(steps)) == wanted
     for part, wanted in ((GRID[15:], 8), (GRID[:16], 8), (GRID[:5], 4), (GRID[10:], 10)):
-        assert forecast.fixed_calls(part) == wanted
-    assert forecast.fixed_calls(grid_of(30, 0.5)) == 14
+        assert planned_samplers.fixed_calls(part) == wanted
+    assert planned_samplers.fixed_calls(grid_of(30, 0.5)) == 14
     for part in (GRID[3:4], GRID[-1:]):
         assert run(FIXED, part).isfinite().all()
 
@@ -137,8 +137,8 @@ def check_ode_is_nearer_to_the_exact_law():
 
     assert worst(sample(planned(mode="ode", calls=12), GRID)) < worst(sample(EULER, GRID)) / 3
     part = GRID[4:20]
-    assert forecast.ode_sigmas(part, 7)[[0, -1]].equal(part[[0, -1]])
-    assert forecast.ode_sigmas(part, 15) is part
+    assert planned_samplers.ode_sigmas(part, 7)[[0, -1]].equal(part[[0, -1]])
+    assert planned_samplers.ode_sigmas(part, 15) is part
 
 
 def check_settings_that_contradict_are_refused_in_words():

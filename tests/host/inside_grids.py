@@ -15,10 +15,10 @@ from inside_host import (
     Scheduler,
     complaint,
     dropdowns,
-    host,
-    host_model,
+    flow,
     make_model,
     sample,
+    sit_model,
     stable,
 )
 
@@ -47,12 +47,12 @@ def check_grid_is_the_host_s_own_for_every_scheduler_and_shift_node():
             for steps, denoise in shapes:
                 theirs = BasicScheduler().get_sigmas(model, name, steps, denoise)[0]
                 if theirs.isfinite().all():
-                    ours = host.host_grid(model, name, steps, denoise)
+                    ours = flow.host_grid(model, name, steps, denoise)
                     assert torch.equal(ours, theirs), (kind, name, steps, denoise)
                 else:
-                    words = complaint(lambda: host.host_grid(model, name, steps, denoise))  # noqa: B023
+                    words = complaint(lambda: flow.host_grid(model, name, steps, denoise))  # noqa: B023
                     assert name in words and "more steps" in words
-    assert len({float(host.host_grid(m, "simple", 30, 1.0)[15]) for m in models.values()}) == 4
+    assert len({float(flow.host_grid(m, "simple", 30, 1.0)[15]) for m in models.values()}) == 4
 
 
 def check_scheduler_splits_after_slicing():
@@ -80,7 +80,7 @@ def check_split_pieces_sampled_in_two_stages_equal_one_run():
     sigmas, high, low, *_ = Scheduler.execute(MODEL, "simple", 30, 1.0, 0.85, 9, "unipc").args
     whole = sample(stable(), sigmas)
     first = sample(stable(), high)
-    positive = host_model.conditioning_from_classes([0])
+    positive = sit_model.conditioning_from_classes([0])
     second = comfy.sample.sample_custom(
         MODEL, torch.zeros(SHAPE), 1.0, stable(), low, positive, positive, first,
         disable_pbar=True, seed=1,
@@ -203,7 +203,7 @@ def check_boundary_is_a_node_that_the_experts_share():
 def check_experts_in_two_stages_equal_one_run():
     out = Scheduler.execute(MODEL, preset="Wan2.2", boundary=0.875).args
     whole, first = sample(stable("euler"), out[0]), sample(stable("euler"), out[5])
-    positive = host_model.conditioning_from_classes([0])
+    positive = sit_model.conditioning_from_classes([0])
     second = comfy.sample.sample_custom(
         MODEL, torch.zeros(SHAPE), 1.0, stable("euler"), out[6], positive, positive, first,
         disable_pbar=True, seed=1,
@@ -235,7 +235,7 @@ def check_sigmas_node_does_the_same_to_any_grid():
 def ksampler(steps, denoise=1.0, sampler="stable_vs", scheduler="regime_split", **options):
     """The grid that the host's KSampler makes, and its result on the exact flow."""
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
-    positive, negative = (host_model.conditioning_from_classes(c) for c in ([0], None))
+    positive, negative = (sit_model.conditioning_from_classes(c) for c in ([0], None))
     runner = comfy.samplers.KSampler(
         MODEL, steps, torch.device("cpu"), sampler, scheduler, denoise, MODEL.model_options
     )
@@ -255,8 +255,8 @@ def check_drop_downs_are_appended_once_and_in_place():
     assert samplers.count("stable_vs") == 1 == schedulers.count("regime_split")
     assert samplers[-1] == "stable_vs" and schedulers[-1] == "regime_split"
     assert samplers is comfy.samplers.SAMPLER_NAMES and "stable_vs" in comfy.samplers.KSAMPLER_NAMES
-    assert "stable_vs" not in host.sampler_names() and "regime_split" not in host.scheduler_names()
-    assert "this sampler itself" in complaint(lambda: host.require_fit_sampler("stable_vs"))
+    assert "stable_vs" not in flow.sampler_names() and "regime_split" not in flow.scheduler_names()
+    assert "this sampler itself" in complaint(lambda: flow.require_fit_sampler("stable_vs"))
 
 
 def check_drop_downs_survive_other_packs():
@@ -305,7 +305,7 @@ def check_ksampler_with_denoise_and_other_samplers():
 def check_ksampler_start_and_end_steps():
     _, whole = ksampler(12)
     _, first = ksampler(12, last_step=5, force_full_denoise=False)
-    positive, negative = (host_model.conditioning_from_classes(c) for c in ([0], None))
+    positive, negative = (sit_model.conditioning_from_classes(c) for c in ([0], None))
     second = comfy.sample.sample(
         MODEL, torch.zeros(SHAPE), 12, 1.0, "stable_vs", "regime_split", positive, negative, first,
         disable_noise=True, start_step=5, disable_pbar=True, seed=1,

@@ -36,9 +36,9 @@ assert asyncio.run(nodes.load_custom_node(str(PACK)))
 LOADING = time.process_time() - BEGAN
 
 NAME = str(PACK).replace(".", "_x_")
-host = import_module(".nodes.host", NAME)
-host_model = import_module(".nodes.host_model", NAME)
-sampling = import_module(".nodes.sampling", NAME)
+flow = import_module(".nodes.host.flow", NAME)
+sit_model = import_module(".nodes.host.sit_model", NAME)
+paper = import_module(".nodes.samplers.paper", NAME)
 dropdowns = import_module(".nodes.dropdowns", NAME)
 latent = import_module(".sv_core.latent", NAME)
 sit = import_module(".sv_core.models.sit", NAME)
@@ -61,23 +61,23 @@ class ExactFlow(torch.nn.Module):
 
 
 def make_model(shift=3.0):
-    model = host_model.SiTModel(
+    model = sit_model.SiTModel(
         ExactFlow(sit.SiTConfig(input_size=16, num_classes=3)), latent.SD_VAE, shift
     )
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
 MODEL = make_model()
-GRID = host.host_grid(MODEL, "simple", 30, 1.0)
+GRID = flow.host_grid(MODEL, "simple", 30, 1.0)
 
 
 def stable(base="euler", split=0.85, noise=0.0):
-    return host.make_sampler(sampling.sample_stable_vs, base, split=split, noise=noise)
+    return flow.make_sampler(paper.sample_stable_vs, base, split=split, noise=noise)
 
 
 def sample(sampler, sigmas, seed=1, shape=SHAPE, model=MODEL, callback=None, mask=None):
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    positive, negative = (host_model.conditioning_from_classes(c) for c in ([0], None))
+    positive, negative = (sit_model.conditioning_from_classes(c) for c in ([0], None))
     return comfy.sample.sample_custom(
         model, noise, 1.0, sampler, sigmas, positive, negative, torch.zeros(shape),
         callback=callback, disable_pbar=True, seed=seed, noise_mask=mask,

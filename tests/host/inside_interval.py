@@ -26,14 +26,17 @@ from safetensors.torch import load_file, save_file
 import nodes
 from sv_core.meanflow import exact_derivative
 from sv_core.models.interval import PREFIX, IntervalEmbedder, time_embedding, to_file
-from training import checkpoint, data, finetune, lora, preview
-from training.backbones import comfy as networks
-from training.backbones import comfy_check
-from training.backbones.comfy import with_interval
-from training.backbones.comfy_host import open_host
-from training.config import load
-from training.parallel import Processes
-from training.state import TrainState, open_run
+from training import files, finetune, lora
+from training.config.load import load
+from training.data import dataset
+from training.engine.distributed import Processes
+from training.networks.comfy import load as comfy_load
+from training.networks.comfy import self_check
+from training.networks.comfy.host import open_host
+from training.networks.comfy.load import with_interval
+from training.run import checkpoint, preview, reports
+from training.run.checkpoint import open_run
+from training.run.state import TrainState
 
 OUT, PACK = Path(sys.argv[2]), Path(__file__).resolve().parents[2]
 HOST = open_host(Path(sys.argv[1]), torch.device("cpu"))
@@ -49,19 +52,19 @@ NAME = str(PACK).replace(".", "_x_")
 averaging, node_host = (import_module(f".nodes.{n}", NAME) for n in ("averaging", "host"))
 # What is drawn is not the matter here, and the families' derivatives have tests of their own.
 preview.SHEETS = ((float("inf"), (2, 1, 2)),)
-networks.self_check = lambda backbone, host: None
+self_check.self_check = lambda backbone, host: None
 NETWORKS: dict = {}
 
 
 def network(family):
     """A family's small file as the trainer loads it, to be asked what it is."""
     if family not in NETWORKS:
-        NETWORKS[family] = networks.load(OUT / f"{family}.safetensors", HOST)
+        NETWORKS[family] = comfy_load.load(OUT / f"{family}.safetensors", HOST)
     return NETWORKS[family]
 
 
 def small(family, dtype=torch.float32):
-    return comfy_check.tiny(network(family), HOST, dtype)
+    return self_check.tiny(network(family), HOST, dtype)
 
 
 def told(one, std=0.3):
@@ -77,7 +80,7 @@ def told(one, std=0.3):
 
 def points(one):
     """(x, r, t, cond, a direction like x): rows of two texts, one of them with r = t."""
-    x, t, cond, direction = comfy_check.sample(one)
+    x, t, cond, direction = self_check.sample(one)
     return x, t * torch.tensor([0.25, 1.0, 0.5], dtype=t.dtype), t, cond, direction
 
 
@@ -109,7 +112,7 @@ def check_a_new_embedder_changes_no_bit_and_no_key():
         assert {p.dtype for p in one.embedder.parameters()} == {torch.float32}
         added = set(one.model.state_dict()) - set(plain.model.state_dict())
         assert added == set(one.sidecar()[0]), added
-        real = with_interval(networks.load(OUT / f"{family}.safetensors", HOST), 0)
+        real = with_interval(comfy_load.load(OUT / f"{family}.safetensors", HOST), 0)
         assert not any(PREFIX in key for key in real.weights())
         assert set(real.weights()) == set(load_file(real.file.path)), family
 
@@ -201,7 +204,7 @@ def run(family, *overrides, resume=False):
 def taken_up(family, *overrides, resume=True):
     """A run's state: as it was saved, or as a run begins."""
     config = load(OUT / f"{family}.toml", overrides)
-    made = TrainState(config, data.load(config.data), Processes(config.run))
+    made = TrainState(config, dataset.load(config.data), Processes(config.run))
     if resume:
         open_run(config, made, resume=True)
     return made
@@ -239,7 +242,7 @@ def loaded(family, weights):
     model = nodes.UNETLoader().load_unet(name if full else f"{family}.safetensors", "default")[0]
     if not full:
         model = nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0]
-    embedder = f"{family}_run/{checkpoint.interval_path(weights).name}"
+    embedder = f"{family}_run/{files.interval_path(weights).name}"
     loader = nodes.NODE_CLASS_MAPPINGS["MeanFlowLoader"]
     assert loader.validate_inputs(embedder) is True
     return model, loader.execute(model, embedder).args[0]
@@ -270,7 +273,7 @@ def check_what_a_run_leaves_is_in_the_host_what_it_was_in_the_trainer():
 def check_the_embedder_s_file_says_what_it_is():
     for family in RUNS:
         weights = checkpoint.weights_path(OUT / f"{family}_run", 4 if family != "sd3" else 8)
-        with safe_open(checkpoint.interval_path(weights), framework="pt") as file:
+        with safe_open(files.interval_path(weights), framework="pt") as file:
             said, keys = file.metadata(), set(file.keys())
         with safe_open(weights, framework="pt") as file:
             main_said, main_keys = file.metadata(), set(file.keys())
@@ -291,11 +294,11 @@ def check_resuming_is_exact():
     half = f"run.out={OUT / 'half'}"
     run("sd3", half, "optim.steps=4")
     resumed, whole = run("sd3", half, resume=True), OUT / "sd3_run" / "weights-000008.safetensors"
-    for one, other in ((whole, resumed), *[map(checkpoint.interval_path, (whole, resumed))]):
+    for one, other in ((whole, resumed), *[map(files.interval_path, (whole, resumed))]):
         a, b = load_file(one), load_file(other)
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), other
     records = [
-        [json.loads(line) for line in (folder / checkpoint.METRICS).read_text().splitlines()]
+        [json.loads(line) for line in (folder / reports.METRICS).read_text().splitlines()]
         for folder in (whole.parent, resumed.parent)
     ]
     assert [r["loss"] for r in records[0]] == [r["loss"] for r in records[1]]
@@ -313,7 +316,7 @@ def check_a_run_goes_on_with_the_embedder_beside_its_start():
     with torch.no_grad():
         assert torch.equal(begun.backbone.average_velocity(x, r, t, cond), ended)
     other = OUT / "other.safetensors"
-    place = checkpoint.interval_path(other)
+    place = files.interval_path(other)
     save_file(load_file(weights), other)
     for embedder, family, words in (
         (IntervalEmbedder(48), "SD3.5", "is 48 wide, the model 128"),

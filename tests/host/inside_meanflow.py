@@ -11,7 +11,7 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
-from inside_host import MODEL, NAME, complaint, host_model, latent, sit
+from inside_host import MODEL, NAME, complaint, latent, sit, sit_model
 
 import comfy.model_detection  # isort: skip  after inside_host, which starts the host
 import comfy.model_patcher
@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 
 import nodes
 
-averaging = import_module(".nodes.averaging", NAME)
-meanflow = import_module(".nodes.meanflow", NAME)
+average_velocity = import_module(".nodes.host.average_velocity", NAME)
+jump_sampler = import_module(".nodes.samplers.jumps", NAME)
 interval = import_module(".sv_core.models.interval", NAME)
 core = import_module(".sv_core.meanflow", NAME)
 Sampler, Loader = (nodes.NODE_CLASS_MAPPINGS[f"MeanFlow{n}"] for n in ("Sampler", "Loader"))
@@ -50,7 +50,7 @@ def stirred(module, seed=0, std=0.15):
 
 def patched(net):
     return comfy.model_patcher.ModelPatcher(
-        host_model.SiTModel(net, latent.pixels(3), 3.0), CPU, CPU
+        sit_model.SiTModel(net, latent.pixels(3), 3.0), CPU, CPU
     )
 
 
@@ -67,8 +67,8 @@ def jumps(calls):
 
 def sample(sampler, sigmas=GRID, model=MEANFLOW, cfg=1.0, image=None, **options):
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
-    positive = host_model.conditioning_from_classes(CLASSES.tolist())
-    negative = host_model.conditioning_from_classes(None)
+    positive = sit_model.conditioning_from_classes(CLASSES.tolist())
+    negative = sit_model.conditioning_from_classes(None)
     image = torch.full(SHAPE, 0.5) if image is None else image  # 0 to the network
     return comfy.sample.sample_custom(
         model, noise, cfg, sampler, sigmas, positive, negative, image,
@@ -97,14 +97,14 @@ def near(a, b, tolerance=1e-5):
 
 def check_samples_are_the_mathematics_in_any_number_of_calls():
     for calls in range(1, 9):
-        near(sample(jumps(calls)), the_core_s(meanflow.jump_sigmas(GRID, calls)))
-    assert torch.allclose(meanflow.jump_sigmas(GRID, 4), torch.linspace(1, 0, 5))
+        near(sample(jumps(calls)), the_core_s(jump_sampler.jump_sigmas(GRID, calls)))
+    assert torch.allclose(jump_sampler.jump_sigmas(GRID, 4), torch.linspace(1, 0, 5))
     part = GRID[10:21]
     even = torch.linspace(float(part[0]), float(part[-1]), 3)
-    assert torch.allclose(meanflow.jump_sigmas(part, 2), even)
-    assert meanflow.jump_sigmas(part, 2)[[0, -1]].equal(part[[0, -1]])
+    assert torch.allclose(jump_sampler.jump_sigmas(part, 2), even)
+    assert jump_sampler.jump_sigmas(part, 2)[[0, -1]].equal(part[[0, -1]])
     for own in (GRID[:5], GRID[:1]):  # as many steps as calls, or none
-        assert torch.equal(meanflow.jump_sigmas(own, 4), own)
+        assert torch.equal(jump_sampler.jump_sigmas(own, 4), own)
     one, two = sample(jumps(1)), sample(jumps(2))
     assert (one - two).abs().max() > 0.05, "the interval does not matter here"
 
@@ -119,7 +119,7 @@ def check_each_call_is_told_its_own_interval_and_later_runs_none():
     report = lambda i, x0, x, n: calls.append((i, n))  # noqa: E731
     sample(jumps(3), callback=report)
     told = [(round(t, 5), round(float(r[0]), 5)) for t, r in seen]
-    grid = [round(s, 5) for s in meanflow.jump_sigmas(GRID, 3).tolist()]
+    grid = [round(s, 5) for s in jump_sampler.jump_sigmas(GRID, 3).tolist()]
     assert told == list(pairwise(grid)), told
     assert calls == [(0, 3), (1, 3), (2, 3)]
     seen.clear()
@@ -127,20 +127,22 @@ def check_each_call_is_told_its_own_interval_and_later_runs_none():
     hook.remove()
     assert all(r is None for _, r in seen) and len(seen) == 30
     assert torch.equal(before, after)
-    assert averaging.LEADS_TO not in MEANFLOW.model_options["transformer_options"]
+    assert average_velocity.LEADS_TO not in MEANFLOW.model_options["transformer_options"]
 
 
 def check_the_arguments_of_a_call_stay_the_caller_s():
     given = {"model_options": {"transformer_options": {"a": 1}, "b": 2}, "seed": 3}
-    called = averaging.leading_to(given, torch.tensor(0.25))
-    assert averaging.led_to(called["model_options"]["transformer_options"]) == 0.25
+    called = average_velocity.leading_to(given, torch.tensor(0.25))
+    assert average_velocity.led_to(called["model_options"]["transformer_options"]) == 0.25
     assert called["seed"] == 3 and called["model_options"]["b"] == 2
     assert given == {"model_options": {"transformer_options": {"a": 1}, "b": 2}, "seed": 3}
-    assert averaging.led_to(averaging.leading_to({}, 0.5)["model_options"]["transformer_options"])
+    assert average_velocity.led_to(
+        average_velocity.leading_to({}, 0.5)["model_options"]["transformer_options"]
+    )
 
 
 def check_cfg_guides_the_average_velocity_as_the_host_guides_any():
-    near(sample(jumps(2), cfg=2.5), the_core_s(meanflow.jump_sigmas(GRID, 2), cfg=2.5), 1e-4)
+    near(sample(jumps(2), cfg=2.5), the_core_s(jump_sampler.jump_sigmas(GRID, 2), cfg=2.5), 1e-4)
     assert (sample(jumps(2), cfg=2.5) - sample(jumps(2))).abs().max() > 0.1
 
 
@@ -150,7 +152,7 @@ def check_image_to_image_begins_at_the_host_s_noise():
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     start = (1 - sigmas[0]) * latent.pixels(3).to_model(image) + sigmas[0] * noise
     for calls in (1, 3):
-        expected = the_core_s(meanflow.jump_sigmas(sigmas, calls), start)
+        expected = the_core_s(jump_sampler.jump_sigmas(sigmas, calls), start)
         near(sample(jumps(calls), sigmas, image=image), expected)
 
 
@@ -159,7 +161,7 @@ def check_two_samplers_in_a_row_are_one():
     half = sample(jumps(1), first)
     whole = the_core_s(GRID[[0, 15, 30]])
     nothing = torch.zeros(SHAPE)
-    positive = host_model.conditioning_from_classes(CLASSES.tolist())
+    positive = sit_model.conditioning_from_classes(CLASSES.tolist())
     out = comfy.sample.sample_custom(
         MEANFLOW, nothing, 1.0, jumps(1), second, positive, positive, half,
         disable_pbar=True, seed=1,
@@ -185,7 +187,7 @@ def check_a_converted_checkpoint_is_the_plain_model_for_every_sampler():
         theirs = sample(sampler, GRID[::3].clone(), patched(plain))
         assert torch.equal(sample(sampler, GRID[::3].clone(), start), theirs), name
     for calls in (1, 8):  # and its jumps are Euler's steps
-        sigmas = meanflow.jump_sigmas(GRID, calls)
+        sigmas = jump_sampler.jump_sigmas(GRID, calls)
         near(sample(jumps(calls), GRID, start), sample(EULER, sigmas, patched(plain)))
 
 
@@ -197,8 +199,8 @@ def check_times_in_other_units_mean_the_same():
 def check_other_models_are_refused_in_words():
     plain = patched(stirred(sit.SiT(sit.SiTConfig(8, 4, 3, 64, 2, 2, num_classes=5))))
     for model in (plain, FAMILIES["SD3.5"]):
-        assert not averaging.has_average_velocity(model)
-        words = complaint(lambda: averaging.require_average_velocity(model))  # noqa: B023
+        assert not average_velocity.has_average_velocity(model)
+        words = complaint(lambda: average_velocity.require_average_velocity(model))  # noqa: B023
         assert "knows no average velocity" in words
     assert "knows no average velocity" in complaint(lambda: sample(jumps(1), model=plain))
     eps = ModelSamplingDiscrete().patch(MEANFLOW, "eps", False)[0]
@@ -273,7 +275,7 @@ def sample_family(name, sampler, model=None, cfg=1.0, steps=4, **options):
 
 def check_a_zero_embedder_changes_no_bit():
     for name in FAMILIES:
-        model = averaging.attach(FAMILIES[name], embedder_for(name), family_of(name))
+        model = average_velocity.attach(FAMILIES[name], embedder_for(name), family_of(name))
         for cfg in (1.0, 3.0):
             theirs = sample_family(name, EULER, cfg=cfg)
             assert theirs.std() > 0.05 and theirs.isfinite().all()
@@ -285,15 +287,17 @@ def check_the_embedder_hears_t_minus_r_behind_the_time_embedding():
     for name in FAMILIES:
         embedder, heard = embedder_for(name, 1), []
         embedder.register_forward_pre_hook(lambda m, args, heard=heard: heard.append(args[0]))
-        model = averaging.attach(FAMILIES[name], embedder, family_of(name))
-        without = sample_family(name, jumps(4), averaging.attach(
+        model = average_velocity.attach(FAMILIES[name], embedder, family_of(name))
+        without = sample_family(name, jumps(4), average_velocity.attach(
             FAMILIES[name], embedder_for(name), family_of(name)))  # fmt: skip
         plain = sample_family(name, EULER, model)
         assert torch.equal(torch.cat(heard), torch.zeros(sum(map(len, heard)))), name
         heard.clear()
         made = sample_family(name, jumps(2), model, cfg=2.0)
         assert (made - without).abs().max() > 1e-3, name
-        sigmas = meanflow.jump_sigmas(BasicScheduler().get_sigmas(model, "simple", 4, 1.0)[0], 2)
+        sigmas = jump_sampler.jump_sigmas(
+            BasicScheduler().get_sigmas(model, "simple", 4, 1.0)[0], 2
+        )
         intervals = (sigmas[:-1] - sigmas[1:]).tolist()
         rows = [float(r) for batch in heard for r in batch]
         assert len(rows) in (8, 16) and {round(r, 4) for r in rows} == {
@@ -307,7 +311,7 @@ def check_the_embedder_hears_t_minus_r_behind_the_time_embedding():
 def check_given_frames_of_wan_5b_have_no_interval():
     embedder, heard = embedder_for("Wan2.2 5B", 1), []
     embedder.register_forward_pre_hook(lambda m, args: heard.append(args[0]))
-    model = averaging.attach(FAMILIES["Wan2.2 5B"], embedder, "Wan2.2")
+    model = average_velocity.attach(FAMILIES["Wan2.2 5B"], embedder, "Wan2.2")
     mask = torch.ones(1, 1, 2, 8, 8)
     mask[:, :, 0] = 0  # the first frame is an image
     sample_family("Wan2.2 5B", jumps(1), model, noise_mask=mask)
@@ -316,13 +320,13 @@ def check_given_frames_of_wan_5b_have_no_interval():
 
 
 def check_clones_keep_the_embedder_and_the_original_has_none():
-    model = averaging.attach(FAMILIES["SD3.5"], embedder_for("SD3.5", 1), "SD3.5")
-    assert averaging.has_average_velocity(model.clone())
-    assert not averaging.has_average_velocity(FAMILIES["SD3.5"])
+    model = average_velocity.attach(FAMILIES["SD3.5"], embedder_for("SD3.5", 1), "SD3.5")
+    assert average_velocity.has_average_velocity(model.clone())
+    assert not average_velocity.has_average_velocity(FAMILIES["SD3.5"])
     shifted = ModelSamplingSD3().patch(model, 1.0)[0]
-    assert averaging.has_average_velocity(shifted)
+    assert average_velocity.has_average_velocity(shifted)
     assert sample_family("SD3.5", jumps(1), shifted).isfinite().all()
-    again = averaging.attach(model, embedder_for("SD3.5"), "SD3.5")  # in its place
+    again = average_velocity.attach(model, embedder_for("SD3.5"), "SD3.5")  # in its place
     near(sample_family("SD3.5", EULER, again), sample_family("SD3.5", EULER), 1e-7)
     managed = again.get_nested_additional_models()
     assert len(managed) == 1 and managed[0].model_size() > 0
@@ -339,7 +343,7 @@ def check_files_are_loaded_and_refused_in_words():
     cut = (folder / "good.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(cut[: len(cut) // 2])
     model = Loader.execute(FAMILIES["SD3.5"], "good.safetensors").args[0]
-    by_hand = averaging.attach(FAMILIES["SD3.5"], embedder, "SD3.5")
+    by_hand = average_velocity.attach(FAMILIES["SD3.5"], embedder, "SD3.5")
     assert torch.equal(
         sample_family("SD3.5", jumps(2), model), sample_family("SD3.5", jumps(2), by_hand)
     )
@@ -358,7 +362,7 @@ def check_files_are_loaded_and_refused_in_words():
             lambda: Loader.execute(other, "good.safetensors")  # noqa: B023
         )
     wide = interval.IntervalEmbedder(48)
-    words = complaint(lambda: averaging.attach(FAMILIES["SD3.5"], wide, "SD3.5"))
+    words = complaint(lambda: average_velocity.attach(FAMILIES["SD3.5"], wide, "SD3.5"))
     assert "is 48 wide, the model 128" in words
 
 

@@ -20,19 +20,23 @@ from types import ModuleType
 PACK, COMFY, PICTURES, MODELS, OUT = (Path(p) for p in sys.argv[1:])
 sys.path[0] = str(PACK)  # in place of this folder
 # The package without what only training needs, which these interpreters lack.
-backbones = sys.modules["training.backbones"] = ModuleType("training.backbones")
-backbones.__path__ = [str(PACK / "training/backbones")]
+networks = sys.modules["training.networks"] = ModuleType("training.networks")
+networks.__path__ = [str(PACK / "training.networks")]
 
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from training import host_codec, images, videos  # noqa: E402
-from training.backbones.comfy_host import open_host  # noqa: E402
-from training.cache import LatentCache  # noqa: E402
-from training.encode import prepare  # noqa: E402
-from training.plan import PrepareConfig  # noqa: E402
+from sv_core.models.families import FAMILIES  # noqa: E402
+from training.caching import (  # noqa: E402
+    images,
+    videos,
+)
+from training.caching.encode import prepare  # noqa: E402
+from training.config.prepare import PrepareConfig  # noqa: E402
+from training.data.cache import LatentCache  # noqa: E402
+from training.encoders import comfy as comfy_encoders  # noqa: E402
+from training.networks.comfy.host import open_host  # noqa: E402
 from training.prepare import main  # noqa: E402
-from training.vae import FAMILIES  # noqa: E402
 
 torch.set_num_threads(1)
 HOST = open_host(COMFY, torch.device("cpu"))
@@ -128,7 +132,7 @@ def check_flux_latents_are_those_that_diffusers_makes():
 def check_text_is_the_encoders_own_and_is_read_literally():
     config = PrepareConfig(**SD3, text=(str(clip_l()),), template=TEMPLATE)
     alive = []
-    real_vae, real_text = host_codec.HostVae.__init__, host_codec.HostText.__init__
+    real_vae, real_text = comfy_encoders.HostVae.__init__, comfy_encoders.HostText.__init__
 
     def vae_made(self, *args):
         real_vae(self, *args)
@@ -140,11 +144,11 @@ def check_text_is_the_encoders_own_and_is_read_literally():
         real_text(self, *args)
         alive.append(weakref.ref(self.clip.cond_stage_model))
 
-    host_codec.HostVae.__init__, host_codec.HostText.__init__ = vae_made, text_made
+    comfy_encoders.HostVae.__init__, comfy_encoders.HostText.__init__ = vae_made, text_made
     try:
         outcome = prepare(PICTURES / "digits", OUT / "text", config)
     finally:
-        host_codec.HostVae.__init__, host_codec.HostText.__init__ = real_vae, real_text
+        comfy_encoders.HostVae.__init__, comfy_encoders.HostText.__init__ = real_vae, real_text
     gc.collect()
     assert outcome.texts == 1 and [ref() for ref in alive] == [None, None], "it stays in memory"
     cache = LatentCache(OUT / "text")

@@ -3,50 +3,50 @@
 import gc
 from importlib import import_module
 
-from forecast_host import MODES, Log, calls, forecast, make_modes, noted, planned, run
+from forecast_host import MODES, Log, call_rules, make_modes, noted, planned, planned_samplers, run
 from inside_host import GRID, NAME, sample
 
 import torch  # isort: skip  after inside_host, which starts the host
 
-calibration = import_module(".nodes.calibration", NAME)
+calibration_file = import_module(".nodes.calibration_file", NAME)
 
 
 def check_a_list_that_a_run_chose_is_replayed_bit_for_bit():
     for mode in ("adaptive", "self-calibrating"):
         first, notes = noted(mode=mode, tolerance=0.03, calls=13)
         assert notes == [{"mode": mode, "solver": "euler", "steps": 30, "nodes": notes[0]["nodes"]}]
-        again = run(planned(nodes=calibration.read_nodes(notes[0]["nodes"])), GRID)
+        again = run(planned(nodes=calibration_file.read_nodes(notes[0]["nodes"])), GRID)
         assert torch.equal(first, again), mode
     assert noted()[1] == []  # a fixed list is in the graph already
 
 
 def check_a_queue_learns_from_its_first_picture():
-    forecast._found.clear()
-    early = calibration.write_nodes(calls.call_nodes(GRID.tolist(), 10, "early"))
+    planned_samplers._found.clear()
+    early = calibration_file.write_nodes(call_rules.call_nodes(GRID.tolist(), 10, "early"))
     lists = [noted(mode="self-calibrating", calls=10)[1][0]["nodes"] for _ in range(3)]
     assert lists[0] == early != lists[1] == lists[2], lists
     assert noted(mode="self-calibrating", calls=11)[1][0]["nodes"].count(" ") == 10
     other = make_modes(seed=1)  # equal in class and shapes, but other weights: starts anew
     notes = []
     sample(planned(mode="self-calibrating", calls=10, note=notes.append), GRID, model=other)
-    assert notes[0]["nodes"] == early and len(forecast._found) == 2
+    assert notes[0]["nodes"] == early and len(planned_samplers._found) == 2
     lora = MODES.clone()
     lora.patches_uuid = "other"
     sample(planned(mode="self-calibrating", calls=10, note=notes.append), GRID, model=lora)
     assert notes[1]["nodes"] == early
-    for i in range(forecast.REMEMBERED + 3):
-        forecast._lists(MODES)["another grid", i] = (0,)
+    for i in range(planned_samplers.REMEMBERED + 3):
+        planned_samplers._lists(MODES)["another grid", i] = (0,)
     run(planned(mode="self-calibrating", calls=9), GRID)
-    assert len(forecast._lists(MODES)) <= forecast.REMEMBERED
+    assert len(planned_samplers._lists(MODES)) <= planned_samplers.REMEMBERED
     del other
     gc.collect()
-    assert len(forecast._found) == 1, "the lists of a model that is gone stay"
+    assert len(planned_samplers._found) == 1, "the lists of a model that is gone stay"
 
 
 def check_a_diverged_run_teaches_nothing():
-    forecast._found.clear()
+    planned_samplers._found.clear()
     broken = MODES.clone()
     broken.set_model_sampler_post_cfg_function(lambda a: a["denoised"] * float("nan"))
     with Log() as log:
         sample(planned(mode="self-calibrating", calls=10), GRID, model=broken)
-    assert any("diverged" in line for line in log.lines) and not forecast._lists(MODES)
+    assert any("diverged" in line for line in log.lines) and not planned_samplers._lists(MODES)

@@ -9,10 +9,10 @@ from forecast_host import (
     Planned,
     conditions,
     decibels,
-    forecast,
     grid_of,
     make_modes,
     planned,
+    planned_samplers,
     run,
 )
 from inside_host import GRID, MODEL, SHAPE, sample
@@ -123,6 +123,8 @@ def check_any_rank_and_no_callback():
                 return torch.zeros_like(x) + 0.25  # the data is one point
 
         x = torch.randn(shape)
-        for mode in forecast.MODES[:3]:
-            out = forecast.sample_planned(Denoiser(), x, GRID, disable=True, plan=Plan(mode))
+        for mode in planned_samplers.MODES[:3]:
+            out = planned_samplers.sample_planned(
+                Denoiser(), x, GRID, disable=True, plan=Plan(mode)
+            )
             assert out.shape == x.shape and (out - 0.25).abs().max() < 1e-5, mode

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.comfy_folder import find_all, python_of
+from training.networks.comfy.folder import find_all, python_of
 
 PACK = Path(__file__).resolve().parents[2]
 NAME = "stable-velocity"

@@ -12,7 +12,7 @@ import pytest
 from sv_core.errors import InvalidInput
 from tests.host.circle import environment
 from tests.host.server import PACK, Host
-from training import comfy_folder
+from training.networks.comfy import folder as comfy_folder
 
 INSIDE = Path(__file__).parent / "inside_backbone.py"
 CHECKS = re.findall(r"^def check_(\w+)", INSIDE.read_text(), re.MULTILINE)
@@ -114,7 +114,7 @@ def test_a_python_without_comfyui_s_packages_is_told_which_to_use(tmp_path):
     (folder / "comfy/cli_args.py").write_text("import a_package_that_nobody_has\n")
     code = (
         "import sys, torch; from pathlib import Path\n"
-        "from training.backbones.comfy_host import open_host\n"
+        "from training.networks.comfy.host import open_host\n"
         "try: open_host(Path(sys.argv[1]), torch.device('cpu'))\n"
         "except ValueError as e: print(e)\n"
     )

@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sv_core.models.families import FAMILIES
 from tests.host import circle
 from tests.host.conftest import HOSTS, MISSING
 from tests.host.server import Host, Server
-from training import digits
-from training.cache import LatentCache
-from training.vae import FAMILIES
+from training.data import digits
+from training.data.cache import LatentCache
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 STEPS = 200

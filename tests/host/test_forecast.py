@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.host.server import NAME, PACK, Host, PromptError, Server
 from tests.host.test_server import EULER, LANGUAGES, changed, images, native_grid
-from training.digits import Recogniser
+from training.demo.recogniser import Recogniser
 
 pytestmark = pytest.mark.comfy
 HERE = Path(__file__).parent

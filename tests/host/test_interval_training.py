@@ -11,7 +11,7 @@ from sv_core.errors import InvalidInput
 from tests.host.circle import configure, environment
 from tests.host.server import Host
 from tests.host.torchrun_data import write_cache
-from training.config import load
+from training.config.load import load
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 INSIDE = Path(__file__).parent / "inside_interval.py"

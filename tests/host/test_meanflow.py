@@ -15,7 +15,7 @@ from sv_core.models.interval import IntervalEmbedder, to_file
 from tests.host.server import NAME, PACK, Host, PromptError, Server
 from tests.host.test_server import EULER, changed, images
 from tests.host.test_workflows import assert_near, find, last_sampler, latent, twin, with_euler
-from training.digits import Recogniser
+from training.demo.recogniser import Recogniser
 
 pytestmark = pytest.mark.comfy
 HERE = Path(__file__).parent

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from tests.host.server import PACK, Host
-from training.encode import prepare
-from training.plan import PrepareConfig
+from training.caching.encode import prepare
+from training.config.prepare import PrepareConfig
 
 pytestmark = pytest.mark.comfy
 INSIDE = Path(__file__).parent / "inside_prepare.py"

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from sv_core.latent import SD_VAE, pixels
 from sv_core.models.sit import SiT, SiTConfig, to_metadata
 from tests.host.server import NAME, PACK, Host, PromptError, Server
-from training.digits import Recogniser
+from training.demo.recogniser import Recogniser
 
 pytestmark = pytest.mark.comfy
 LANGUAGES = ("en", "zh")

@@ -18,10 +18,12 @@ from tests.host import circle
 from tests.host.conftest import HOSTS
 from tests.host.server import PACK, Host
 from tests.host.torchrun_data import LENGTHS, write_cache
-from training import comfy_folder, data
-from training.cache import LatentCache
-from training.checkpoint import read_state, read_weights, weights_path
-from training.config import load
+from training.config.load import load
+from training.data import batches
+from training.data.cache import LatentCache
+from training.files import read_weights
+from training.networks.comfy import folder as comfy_folder
+from training.run.checkpoint import read_state, weights_path
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 
@@ -215,6 +217,6 @@ def test_the_processes_have_texts_of_other_lengths(made: Made) -> None:
     lengths = [LENGTHS[c] for c in [*cache.conditions, ""]]
     groups = []
     for step in range(1, STEPS + 1):
-        cond = data.batch(cache, config.data, config.run.seed, step).cond.tolist()
+        cond = batches.batch(cache, config.data, config.run.seed, step).cond.tolist()
         groups.append([len({lengths[k] for k in part}) for part in (cond[:4], cond[4:])])
     assert any(a != b for a, b in groups), groups

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from training.plan import PrepareConfig, settings_of
-from training.shards import LATENTS, Index, Shard, write_index, write_shard
-from training.text import write_text
-from training.vae import FAMILIES, TIMED
+from sv_core.models.families import FAMILIES, TIMED
+from training.caching.plan import settings_of
+from training.config.prepare import PrepareConfig
+from training.data.format import LATENTS, Index, Shard, write_index, write_shard
+from training.data.text import write_text
 
 LENGTHS = {"a cat": 3, "a cat on a mat": 5, "two cats": 7, "": 4}
 """Tokens of each caption; the empty one comes last."""

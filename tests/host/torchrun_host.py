@@ -26,11 +26,13 @@ import circle_host  # opens the ComfyUI of sys.argv[1], and puts the stand-ins i
 import torch
 from safetensors.torch import load_file, save_file
 
-from training import finetune, preview
-from training.backbones import comfy, comfy_backbone
-from training.config import load
-from training.learner import Learner
-from training.parallel import Processes
+from training import finetune
+from training.config.load import load
+from training.engine.distributed import Processes
+from training.networks.comfy import backbone as comfy_backbone
+from training.networks.comfy import self_check
+from training.run import preview
+from training.run.step import Learner
 
 PATIENCE = 150.0
 STOPPED = 130
@@ -51,7 +53,9 @@ def start(family: str, dtype: str, file: str) -> None:
 def hasten() -> None:
     """What these runs are not about, and would repeat in each, takes most of a tiny run's time."""
     preview.SHEETS, preview.CALLS = ((float("inf"), (2, 1, 2)),), 6
-    comfy.self_check = lambda backbone, host: None  # the families' derivatives have their own tests
+    self_check.self_check = lambda backbone, host: (
+        None
+    )  # the families' derivatives have their own tests
     known: dict[str, list[str]] = {}
     idle = comfy_backbone._without_gradient
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sv_core.blocks import forecast, predict, replay
+from sv_core.replay import forecast, predict, replay
 from sv_core.sampling import sample_forecast
 from sv_core.solvers import SOLVERS, State
 from tests.sv_core.exact_flows import GRID

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sv_core.calls import RULES, adaptive_block, call_nodes
+from sv_core.call_rules import RULES, adaptive_block, call_nodes
 from sv_core.schedules import shift, uniform_grid
 
 GRID = shift(uniform_grid(30), 3.0)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sv_core.calls import call_nodes
+from sv_core.call_rules import call_nodes
 from sv_core.interpolant import COSINE, LINEAR
 from sv_core.sampling import sample_euler, sample_forecast, sample_stable
 from sv_core.schedules import shift, uniform_grid

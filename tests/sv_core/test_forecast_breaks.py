@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sv_core.calls import call_nodes
+from sv_core.call_rules import call_nodes
 from sv_core.sampling import sample_euler, sample_forecast
 from sv_core.schedules import shift, uniform_grid
 from tests.sv_core.exact_flows import GRID, Points

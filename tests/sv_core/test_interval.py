@@ -11,14 +11,8 @@ from torch import nn
 from sv_core.errors import InvalidInput
 from sv_core.latent import pixels
 from sv_core.meanflow import exact_derivative, mean_velocity_target
-from sv_core.models.interval import (
-    TIME_EMBEDDINGS,
-    IntervalEmbedder,
-    from_file,
-    to_file,
-    told,
-    width,
-)
+from sv_core.models.families import TIME_EMBEDDINGS
+from sv_core.models.interval import IntervalEmbedder, from_file, to_file, told, width
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 
 TINY = SiTConfig(

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sv_core.calls import EARLY, call_nodes, density
+from sv_core.calibration import Recorder, calibrate, fill_gaps, self_calibrate
+from sv_core.call_rules import EARLY, call_nodes, density
 from sv_core.errors import InvalidInput
 from sv_core.interpolant import COSINE, LINEAR
-from sv_core.regimes import (
-    Recorder,
-    calibrate,
-    drift,
-    fill_gaps,
-    self_calibrate,
-    suggest_split,
-    variance_curve,
-)
+from sv_core.regimes import drift, suggest_split, variance_curve
 from sv_core.sampling import StraightPath, sample_euler, sample_forecast
 from sv_core.schedules import shift, uniform_grid
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sv_core.calls import call_nodes
+from sv_core.calibration import Recorder, calibrate
+from sv_core.call_rules import call_nodes
 from sv_core.errors import InvalidInput
-from sv_core.regimes import Recorder, calibrate
 from sv_core.rehearsal import CHECKS, Rehearsal, exchange, rehearse
 from sv_core.sampling import sample_euler, sample_forecast
 from tests.sv_core.exact_flows import GRID, Points

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from training import loop
-from training.config import (
+from training.caching.encode import prepare
+from training.config.prepare import PrepareConfig
+from training.config.schema import (
     AlignConfig,
     Config,
     DataConfig,
@@ -18,9 +19,7 @@ from training.config import (
     OptimConfig,
     RunConfig,
 )
-from training.encode import prepare
-from training.plan import PrepareConfig
-from training.shards import (
+from training.data.format import (
     LATENTS,
     FeatureSpec,
     Shard,
@@ -29,6 +28,7 @@ from training.shards import (
     write_index,
     write_shard,
 )
+from training.run import loop
 
 
 @pytest.fixture(autouse=True)

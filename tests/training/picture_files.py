@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from training.plan import PrepareConfig
+from training.config.prepare import PrepareConfig
 
 DIGITS = PrepareConfig(size=8, channels=1, shard=16, batch=8, workers=2)
 

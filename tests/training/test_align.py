@@ -11,21 +11,24 @@ from torch.nn import functional as F
 from sv_core.alignment import spatial_normalize
 from sv_core.errors import InvalidInput
 from sv_core.weighting import WEIGHTS
-from training import data
-from training.align import Alignment, build_alignment
-from training.backbones.sit import build
-from training.cache import LatentCache
-from training.checkpoint import read_weights, weights_path
-from training.config import AlignConfig, RunConfig
-from training.learner import Learner
-from training.loop import train
-from training.objective import build_objective
-from training.parallel import Processes
-from training.state import TrainState
+from training import rng
+from training.config.schema import AlignConfig, RunConfig
+from training.data import batches
+from training.data import dataset as datasets
+from training.data.cache import LatentCache
+from training.engine.distributed import Processes
+from training.files import read_weights
+from training.networks.sit import build
+from training.objectives.alignment import Alignment, build_alignment
+from training.objectives.build import build_objective
+from training.run.checkpoint import weights_path
+from training.run.loop import train
+from training.run.state import TrainState
+from training.run.step import Learner
 
 
-def learner_of(config) -> tuple[Learner, data.Dataset, TrainState]:
-    dataset = data.load(config.data, config.align.encoders)
+def learner_of(config) -> tuple[Learner, datasets.Dataset, TrainState]:
+    dataset = datasets.load(config.data, config.align.encoders)
     state = TrainState(config, dataset, Processes(RunConfig(device="cpu")))
     return Learner(config, state, build_objective(config.objective, state.backbone)), dataset, state
 
@@ -47,9 +50,9 @@ def test_the_loss_is_the_formula(aligned, weighting, projector, gamma):
     config = replace(aligned, align=replace(align, split=0.6, k=9.0))
     learner, dataset, state = learner_of(config)
     awaken(state)
-    batch = data.batch(dataset, config.data, 0, 1)
+    batch = batches.batch(dataset, config.data, 0, 1)
     _, loss, _ = learner.compute(batch, 1, report=False)
-    path = learner.objective.path(batch.x0, data.generator(0, 1, "path"))
+    path = learner.objective.path(batch.x0, rng.generator(0, 1, "path"))
     options = {"split": 0.6, "k": 9.0} if weighting == "sigmoid" else {"split": 0.6}
     w = WEIGHTS[weighting](path.t, **({} if weighting == "constant" else options))
     tokens = []
@@ -67,7 +70,7 @@ def test_the_loss_is_the_formula(aligned, weighting, projector, gamma):
 def test_where_all_of_the_gate_is_shut_there_is_neither_loss_nor_gradient(aligned):
     shut = replace(aligned.align, weighting="hard", split=1e-9)
     learner, dataset, state = learner_of(replace(aligned, align=shut))
-    batch = data.batch(dataset, aligned.data, 0, 1)
+    batch = batches.batch(dataset, aligned.data, 0, 1)
     losses, loss, _ = learner.compute(batch, 1, report=False)
     assert loss == 0 and torch.isfinite(losses).all()
     assert all(p.grad is None or not p.grad.any() for p in state.projectors.parameters())
@@ -84,7 +87,9 @@ def test_parts_of_a_batch_add_up(aligned, encoders):
         )
         learner, dataset, state = learner_of(config)
         awaken(state)
-        losses, loss, _ = learner.compute(data.batch(dataset, config.data, 0, 1), 1, report=False)
+        losses, loss, _ = learner.compute(
+            batches.batch(dataset, config.data, 0, 1), 1, report=False
+        )
         gradients.append([p.grad for p in state.parameters if p.grad is not None] + [losses, loss])
     assert len(gradients[0]) > 10
     for one, four in zip(*gradients, strict=True):
@@ -109,12 +114,12 @@ def test_the_projectors_align_the_block_and_are_dropped(aligned):
 
 
 def test_what_does_not_fit_is_said(aligned, tiny, cache, tmp_path):
-    dataset = data.load(aligned.data, ("one",))
+    dataset = datasets.load(aligned.data, ("one",))
     backbone = build(tiny.model, dataset, 0)
     with pytest.raises(InvalidInput, match=r"align\.block = 8, but the network has 1 blocks"):
         Alignment(AlignConfig(), backbone, (6,), 0)
     with pytest.raises(InvalidInput, match=r"has no features of three \(has: one, two\)"):
-        data.load(aligned.data, ("three",))
+        datasets.load(aligned.data, ("three",))
     other = build(replace(tiny.model, patch_size=2), dataset, 0)
     with pytest.raises(InvalidInput, match=r"tokens of patches of 4, the network has patches of 2"):
         build_alignment(aligned.align, other, dataset, 0)

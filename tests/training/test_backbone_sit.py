@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.backbones.sit import build, load
-from training.checkpoint import save_weights
-from training.config import ModelConfig
-from training.data import load as load_data
+from training.config.schema import ModelConfig
+from training.data.dataset import load as load_data
+from training.files import save_weights
+from training.networks.sit import build, load
 
 
 @pytest.fixture

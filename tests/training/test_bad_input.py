@@ -13,10 +13,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from training import comfy_folder, finetune, learner, prepare
-from training.cache import LatentCache
-from training.config import dump
-from training.shards import SKIPPED
+from training import finetune, prepare
+from training.config.load import dump
+from training.data.cache import LatentCache
+from training.data.format import SKIPPED
+from training.networks.comfy import folder as comfy_folder
+from training.run import step
 
 ROOT = Path(__file__).resolve().parents[2]
 BARS = ("train:", "prepare:", "sizes:", "note:")
@@ -191,7 +193,7 @@ def test_full_memory_says_what_to_set_that_is_not_set_yet(train, tiny, monkeypat
 
     out = Path(tiny.run.out)
     with monkeypatch.context() as patch:
-        patch.setattr(learner.Learner, "compute", exhausted)
+        patch.setattr(step.Learner, "compute", exhausted)
         said = train(run__out=out / "1")
         assert said == (
             "error: the GPU's memory is full: set run.recompute = true, or raise optim.accumulate "

@@ -14,12 +14,12 @@ from torch import Generator
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE, pixels
-from training.cache import LatentCache
-from training.data import generator
-from training.encode import prepare
-from training.plan import PrepareConfig
-from training.shards import LATENTS, Shard, read_shard, shard_path, write_shard
-from training.vae import FAMILIES
+from sv_core.models.families import FAMILIES
+from training.caching.encode import prepare
+from training.config.prepare import PrepareConfig
+from training.data.cache import LatentCache
+from training.data.format import LATENTS, Shard, read_shard, shard_path, write_shard
+from training.rng import generator
 
 SHAPES = {"wide": (16, 32), "square": (16, 16)}
 

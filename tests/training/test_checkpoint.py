@@ -14,10 +14,11 @@ import torch
 from sv_core.errors import InvalidInput
 from sv_core.latent import pixels
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint
-from training import checkpoint
-from training.backbones.sit import build, load
-from training.data import load as load_data
-from training.loop import train
+from training import files
+from training.data.dataset import load as load_data
+from training.networks.sit import build, load
+from training.run import checkpoint
+from training.run.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_checkpoint_rebuilds_the_averaged_network(tiny, saved):
-    state, metadata = checkpoint.read_weights(checkpoint.weights_path(saved, 3))
+    state, metadata = files.read_weights(checkpoint.weights_path(saved, 3))
     model, latent = from_checkpoint(state, metadata)
     assert latent == pixels(1)
     assert model.config == SiTConfig(8, 4, 1, 16, 1, 2, num_classes=10)
@@ -63,13 +64,13 @@ def test_a_full_disk_costs_nothing_that_was_saved(tiny, saved, monkeypatch, fail
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if fails == "write":
-        monkeypatch.setattr(checkpoint._Watched, "write", _failing_after(64))
+        monkeypatch.setattr(files._Watched, "write", _failing_after(64))
     else:
         monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"could not write .*: the disk is full.*intact") as caught:
         if name == "weights":
             path = checkpoint.weights_path(saved, 3)
-            checkpoint.save_weights(path, {"a": torch.ones(1000)}, {})
+            files.save_weights(path, {"a": torch.ones(1000)}, {})
         else:
             checkpoint.save_state(saved, {"a": torch.ones(1000)})
     assert "\n" not in str(caught.value)
@@ -132,7 +133,7 @@ def test_checkpoints_that_are_something_else(tiny, tmp_path):
     with pytest.raises(InvalidInput, match="there is no checkpoint"):
         load(tmp_path / "missing.safetensors")
     other = tmp_path / "other.safetensors"
-    checkpoint.save_weights(other, {"unet.weight": torch.ones(3)}, {})
+    files.save_weights(other, {"unet.weight": torch.ones(3)}, {})
     with pytest.raises(InvalidInput, match="not a SiT checkpoint"):
         load(other)
     wrong = tmp_path / "big.pt"

@@ -9,10 +9,15 @@ import torch
 from sv_core.errors import InvalidInput, Unavailable
 from sv_core.latent import pixels
 from sv_core.models.sit import SiT, SiTConfig, to_metadata
-from training import cli, codec, demo, finetune, footprint, images, learner, prepare, sample, toy
-from training import toy_meanflow as toy_mean
-from training.checkpoint import save_weights
-from training.config import dump
+from training import cli, finetune, prepare, sample
+from training.caching import codec, images
+from training.config.load import dump
+from training.demo import show
+from training.engine import memory
+from training.files import save_weights
+from training.run import step
+from training.sampling import batch
+from training.toy import flow_matching, meanflow
 
 
 def broken(*_: object, **__: object) -> None:
@@ -29,13 +34,13 @@ def interrupted(*_: object, **__: object) -> None:
 
 
 DEEP = {
-    "finetune": (finetune, learner.Learner, "compute"),
+    "finetune": (finetune, step.Learner, "compute"),
     "prepare": (prepare, codec.Codec, "latents"),
-    "sample": (sample, sample.Studio, "_velocity"),
-    "demo": (demo, learner.Learner, "compute"),
-    "toy": (toy, toy, "measure"),
-    "toy_meanflow": (toy_mean, toy_mean, "train"),
-    "footprint": (footprint, footprint, "least_offload"),
+    "sample": (sample, batch.Studio, "_velocity"),
+    "demo": (show, step.Learner, "compute"),
+    "toy": (flow_matching, flow_matching, "measure"),
+    "toy_meanflow": (meanflow, meanflow, "train"),
+    "footprint": (memory, memory, "least_offload"),
 }
 """Each command, and a place far from its edge."""
 BARS = ("train:", "prepare:", "sample:", "toy_meanflow:")

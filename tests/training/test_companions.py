@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator
 
-from training.companions import Companions, Conditions, subset
+from training.data.companions import Companions, Conditions, subset
 
 
 def draws(times, choose):

@@ -7,7 +7,7 @@ import torch
 
 from sv_core.errors import InvalidInput
 from sv_core.models.sit import SiT, SiTConfig
-from training.config import dump, load
+from training.config.load import dump, load
 from training.finetune import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,10 @@ import torch
 
 from sv_core.interpolant import LINEAR
 from sv_core.posterior import effective_size, posterior_weights
-from training.cache import LatentCache
-from training.config import Config, load
-from training.footprint import CARDS, GIB, NETWORKS, RESERVE, footprint, least_offload
+from training.config.load import load
+from training.config.schema import Config
+from training.data.cache import LatentCache
+from training.engine.memory import CARDS, GIB, NETWORKS, RESERVE, footprint, least_offload
 from training.prepare import main as prepare
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,25 +12,19 @@ from PIL import Image
 from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE
 from sv_core.models.sit import SiT, SiTConfig, to_metadata
-from training import data
-from training.backbones.sit import build
-from training.cache import LatentCache
-from training.charts import pooled, write_bins
-from training.checkpoint import save_weights
-from training.config import DataConfig, ModelConfig, dump
-from training.encode import prepare
+from training.caching.encode import prepare
+from training.config.load import dump
+from training.config.prepare import PrepareConfig
+from training.config.schema import DataConfig, ModelConfig
+from training.data import dataset as datasets
+from training.data.cache import LatentCache
+from training.data.format import LATENTS, read_index, read_shard, write_index, write_shard
+from training.files import fingerprint, save_weights
 from training.finetune import main
-from training.loop import train
-from training.plan import PrepareConfig
-from training.preview import Preview
-from training.shards import (
-    LATENTS,
-    fingerprint,
-    read_index,
-    read_shard,
-    write_index,
-    write_shard,
-)
+from training.networks.sit import build
+from training.run.loop import train
+from training.run.preview import Preview
+from training.run.reports import pooled, write_bins
 
 
 def records(config) -> list[dict]:
@@ -40,10 +34,10 @@ def records(config) -> list[dict]:
 
 def test_the_cache_and_the_digits_in_memory_train_alike(tiny, tmp_path, monkeypatch):
     """The same pictures in the same order, once in memory and once as a cache."""
-    memory = data.load(DataConfig())
+    memory = datasets.load(DataConfig())
     images = (memory.images * 255).round() / 255
     monkeypatch.setattr(memory, "images", images)
-    monkeypatch.setitem(data.DATASETS, "digits", lambda: memory)
+    monkeypatch.setitem(datasets.DATASETS, "digits", lambda: memory)
     order = []
     for part, rows in (("train", memory.train), ("val", memory.held_out)):
         for number, row in enumerate(rows[:200] if part == "train" else rows[:20]):
@@ -57,7 +51,7 @@ def test_the_cache_and_the_digits_in_memory_train_alike(tiny, tmp_path, monkeypa
     memory.images, memory.labels = memory.images[rows], memory.labels[rows]
     memory.train, memory.held_out = torch.arange(200), torch.arange(200, 220)
     # A cache spends one more random number, on the bucket.
-    draw = data.Pictures.draw
+    draw = datasets.Pictures.draw
     monkeypatch.setattr(LatentCache, "draw", lambda self, n, generator: draw(self, n, generator))
     short = replace(tiny, optim=replace(tiny.optim, steps=5))
     cached = replace(

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
 from sv_core.errors import InvalidInput
-from training import encoders
+from training.encoders import dinov2 as dino
 
 transformers = pytest.importorskip("transformers")
 
@@ -111,7 +111,7 @@ def dinov2(s, x, heads=2):
 def test_a_saved_network_is_the_same_one_again(tmp_path, registers, swiglu):
     model = tiny(registers, swiglu)
     model.save_pretrained(tmp_path)
-    encoder = encoders.load(tmp_path / "model.safetensors")
+    encoder = dino.load(tmp_path / "model.safetensors")
     assert (encoder.dim, encoder.registers) == (128, registers)
     assert encoder.name == "dinov2-128" + ("-registers" if registers else "")
     images = torch.rand(2, 3, 14 * 3, 14 * 5)
@@ -124,7 +124,7 @@ def test_a_saved_network_is_the_same_one_again(tmp_path, registers, swiglu):
 def test_the_original_names_compute_the_published_network(tmp_path, registers, swiglu):
     state = meta(registers, swiglu)
     torch.save(state, tmp_path / "dinov2.pth")
-    encoder = encoders.load(tmp_path / "dinov2.pth")
+    encoder = dino.load(tmp_path / "dinov2.pth")
     images = torch.rand(2, 3, 14 * GRID, 14 * GRID)
     with torch.no_grad():
         own = dinov2(state, (images - MEAN) / STD)
@@ -134,7 +134,7 @@ def test_the_original_names_compute_the_published_network(tmp_path, registers, s
 def test_a_patch_is_its_token(tmp_path):
     """Row by row: what changes most when one square of a wide picture changes is its own token."""
     torch.save(meta(4), tmp_path / "dinov2.pth")
-    encoder = encoders.load(tmp_path / "dinov2.pth")
+    encoder = dino.load(tmp_path / "dinov2.pth")
     images = torch.rand(1, 3, 16 * 3, 16 * 5)
     changed = images.clone()
     changed[..., 16 * 2 : 16 * 3, 16 * 1 : 16 * 2] = 0  # row 2, column 1 of 3 x 5
@@ -145,7 +145,7 @@ def test_a_patch_is_its_token(tmp_path):
 
 def refusal(path):
     with pytest.raises(InvalidInput) as e:
-        encoders.load(path)
+        dino.load(path)
     assert "\n" not in str(e.value)
     return str(e.value)
 

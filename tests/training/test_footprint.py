@@ -11,7 +11,7 @@ import torch
 
 from sv_core.models.sit import SiT, SiTConfig
 from training import lora
-from training.footprint import (
+from training.engine.memory import (
     GIB,
     NETWORKS,
     RESERVE,
@@ -21,8 +21,8 @@ from training.footprint import (
     saved_states,
     tensor_bytes,
 )
-from training.offload import offload
-from training.rounding import step_in_float32
+from training.engine.offload import offload
+from training.engine.stochastic_rounding import step_in_float32
 
 FLUX = NETWORKS["flux-dev"]
 
@@ -132,7 +132,7 @@ def test_a_12b_lora_fits_cards_of_16_and_24_gb():
 
 def test_the_table_is_printed():
     done = subprocess.run(
-        [sys.executable, "-m", "training.footprint"],
+        [sys.executable, "-m", "training.engine.memory"],
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip

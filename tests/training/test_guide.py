@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sv_core.models.families import FAMILIES
 from training import finetune, prepare
-from training.config import load
-from training.vae import FAMILIES
+from training.config.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs/train_your_first_lora.md").read_text("utf-8")

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from sv_core.errors import InvalidInput
-from training import images
+from training.caching import images
 
 
 def test_square_crops_are_those_of_adm():

@@ -13,16 +13,20 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from sv_core.errors import InvalidInput
-from training import data, optim, trackers
-from training.blocks import adapt
-from training.config import OptimConfig, RunConfig, dump
+from training.config.load import dump
+from training.config.schema import OptimConfig, RunConfig
+from training.data import batches
+from training.data import dataset as datasets
+from training.engine import optim
+from training.engine.compile import adapt
+from training.engine.distributed import Processes
+from training.engine.optim import build_averages, build_optimizer
 from training.finetune import main
-from training.learner import Learner
-from training.loop import train
-from training.objective import build_objective
-from training.optim import build_averages, build_optimizer
-from training.parallel import Processes
-from training.state import TrainState
+from training.objectives.build import build_objective
+from training.run import reports
+from training.run.loop import train
+from training.run.state import TrainState
+from training.run.step import Learner
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +40,7 @@ def fresh_accelerate():
 def gradients(config, run: RunConfig) -> list[torch.Tensor]:
     """Of one batch, with every weight off its initial zero."""
     config = replace(config, run=run)
-    dataset = data.load(config.data, config.align.encoders)
+    dataset = datasets.load(config.data, config.align.encoders)
     state = TrainState(config, dataset, Processes(run))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -44,7 +48,7 @@ def gradients(config, run: RunConfig) -> list[torch.Tensor]:
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     learner = Learner(config, state, build_objective(config.objective, state.backbone))
-    losses, aligned, _ = learner.compute(data.batch(dataset, config.data, 0, 1), 1, report=False)
+    losses, aligned, _ = learner.compute(batches.batch(dataset, config.data, 0, 1), 1, report=False)
     return [p.grad for p in state.parameters if p.grad is not None] + [losses, aligned]
 
 
@@ -216,7 +220,7 @@ def test_tensorboard_writes_into_the_run_and_takes_back_what_a_crash_undid(tiny,
 
     module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    (tracker,) = trackers.open_trackers(
+    (tracker,) = reports.open_trackers(
         replace(tiny, run=replace(tiny.run, trackers=("tensorboard",))), 7
     )
     tracker.add({"step": 8, "loss": 1.0, "stable": {"changed": [None, 0.5]}})
@@ -226,7 +230,7 @@ def test_tensorboard_writes_into_the_run_and_takes_back_what_a_crash_undid(tiny,
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_missing_tracker_is_said_before_the_work(tiny, monkeypatch, name):
-    monkeypatch.setitem(sys.modules, trackers.MODULES[name], None)
+    monkeypatch.setitem(sys.modules, reports.MODULES[name], None)
     config = replace(tiny, run=replace(tiny.run, trackers=(name,)))
     with pytest.raises(InvalidInput, match=f"names {name}, which is not installed.*pip install"):
         train(config)

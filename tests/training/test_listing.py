@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from sv_core.errors import InvalidInput
-from training.captions import Variants
-from training.listing import scan
+from training.caching.captions import Variants
+from training.caching.folder import scan
 
 
 def test_layouts(tmp_path):

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from sv_core.errors import InvalidInput
-from training import checkpoint, data, lora
-from training.backbones.sit import load
-from training.config import LoraConfig, ModelConfig
-from training.loop import train
-from training.validate import validation_loss
+from training import files, lora
+from training.config.schema import LoraConfig, ModelConfig
+from training.data import dataset as datasets
+from training.networks.sit import load
+from training.run import checkpoint, reports
+from training.run.loop import train
+from training.run.validate import validation_loss
 
 
 @pytest.fixture
@@ -36,19 +38,19 @@ def adapted(tiny, base):
 
 
 def test_the_file_on_the_base_is_what_the_run_validated(adapted, base):
-    tensors, metadata = checkpoint.read_weights(train(adapted).weights)
+    tensors, metadata = files.read_weights(train(adapted).weights)
     assert {k: tuple(v.shape) for k, v in tensors.items() if k.endswith("attn.qkv.lora_A.weight")} \
         == {"diffusion_model.blocks.0.attn.qkv.lora_A.weight": (3, 16)}  # fmt: skip
     assert metadata["modelspec.architecture"] == "sit/lora"
     state = checkpoint.read_state(Path(adapted.run.out))
     assert all(".lora." in name for name in state["model"])  # nothing of the frozen base
 
-    backbone, dataset = load(base), data.load(adapted.data)
+    backbone, dataset = load(base), datasets.load(adapted.data)
     plain = validation_loss(backbone, dataset)
     lora.inject(backbone.model, rank=2, targets=["*"], ranks={"qkv": 3})
     lora.load_state_dict(backbone.model, tensors)
     changed = validation_loss(backbone, dataset)
-    lines = (Path(adapted.run.out) / checkpoint.METRICS).read_text().splitlines()
+    lines = (Path(adapted.run.out) / reports.METRICS).read_text().splitlines()
     said = json.loads(lines[-1])["val_loss_bins"]
     assert changed.tolist() == pytest.approx(said, rel=1e-6)
     assert changed.mean() < plain.mean() - 1e-4
@@ -62,7 +64,7 @@ def test_resuming_is_exact(adapted, tmp_path):
     train(half)
     resumed = train(adapted, resume=True)
     assert whole.weights.name == resumed.weights.name
-    a, b = (checkpoint.read_weights(outcome.weights)[0] for outcome in (whole, resumed))
+    a, b = (files.read_weights(outcome.weights)[0] for outcome in (whole, resumed))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     with pytest.raises(InvalidInput, match=r"began with lora.rank = 2, this config says 4"):
         train(replace(adapted, lora=replace(adapted.lora, rank=4)), resume=True)

@@ -10,15 +10,23 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from sv_core.interpolant import LINEAR
-from sv_core.meanflow import difference_derivative, guided_velocity, mean_velocity_target
+from sv_core.meanflow import (
+    DERIVATIVES,
+    difference_derivative,
+    guided_velocity,
+    mean_velocity_target,
+)
 from sv_core.timesteps import logit_normal, time_pairs
-from training import data, meanflow
-from training.config import MeanFlowConfig, RunConfig
-from training.learner import Learner
-from training.meanflow import by_interval, one_call_gap
-from training.objective import build_objective
-from training.parallel import Processes
-from training.state import TrainState
+from training import rng
+from training.config.schema import MeanFlowConfig, RunConfig
+from training.data import batches
+from training.data import dataset as datasets
+from training.engine.distributed import Processes
+from training.objectives import meanflow
+from training.objectives.build import build_objective
+from training.run.state import TrainState
+from training.run.step import Learner
+from training.run.validate import by_interval, one_call_gap
 
 
 @pytest.fixture(autouse=True)
@@ -48,16 +56,16 @@ def shake(tensors, scale: float, seed: int = 0) -> None:
             x.add_(scale * torch.randn(x.shape, generator=generator))
 
 
-def learner_of(config) -> tuple[Learner, TrainState, data.Batch]:
+def learner_of(config) -> tuple[Learner, TrainState, batches.Batch]:
     """Off the initial zero, and with averages that are other weights than the trained ones."""
-    dataset = data.load(config.data, config.align.encoders)
+    dataset = datasets.load(config.data, config.align.encoders)
     state = TrainState(config, dataset, Processes(config.run))
     shake(state.trained.values(), 0.1)
     for average, weight in zip(state.averages[0].tensors, state.trained.values(), strict=True):
         average.copy_(weight.detach())
     shake(state.averages[0].tensors, 0.1, seed=1)
     learner = Learner(config, state, build_objective(config.objective, state.backbone))
-    return learner, state, data.batch(dataset, config.data, config.run.seed, 1)
+    return learner, state, batches.batch(dataset, config.data, config.run.seed, 1)
 
 
 def outcome(config) -> list[torch.Tensor]:
@@ -81,8 +89,8 @@ def test_the_gradient_is_the_formulas(mean_config, keys):
     config = mean_config(**keys)
     m = config.meanflow
     learner, state, batch = learner_of(config)
-    model, dataset = state.model, data.load(config.data)
-    drawn = data.generator(0, 1, "path")
+    model, dataset = state.model, datasets.load(config.data)
+    drawn = rng.generator(0, 1, "path")
     r, t = time_pairs(8, drawn, functools.partial(logit_normal, mean=-0.4), m.equal)
     assert 2 <= (r < t).sum() <= 6
     eps = torch.randn(batch.x0.shape, generator=drawn)
@@ -153,7 +161,7 @@ def test_targets_in_bf16_are_within_two_percent(mean_config, derivative):
         config = mean_config(beta=0.5, derivative=derivative, guidance=2.0)
         config = replace(config, run=replace(config.run, precision=precision))
         learner, _, batch = learner_of(config)
-        drawn = data.generator(0, 1, "path")
+        drawn = rng.generator(0, 1, "path")
         aim, _ = learner.criterion.aim(batch, (), drawn, learner.rows, False)
         targets.append(aim.target[aim.r < aim.path.t])
     one, other = targets
@@ -186,7 +194,7 @@ class Linear:
 
 
 def linear_aim(config, monkeypatch, a: float, c: float = 0.0):
-    dataset = data.load(config.data)
+    dataset = datasets.load(config.data)
     state = TrainState(config, dataset, Processes(RunConfig(device="cpu")))
     model = nn.Linear(1, 1)
     state.model, state.backbone = model, Linear(model, a, c)
@@ -194,8 +202,8 @@ def linear_aim(config, monkeypatch, a: float, c: float = 0.0):
     state.averages = []
     objective = build_objective(config.objective, state.backbone)
     criterion = meanflow.MeanFlow(config, objective, state)
-    batch = data.batch(dataset, config.data, 0, 1)
-    return criterion.aim(batch, (), data.generator(0, 1, "path"), slice(0, 8), True)
+    batch = batches.batch(dataset, config.data, 0, 1)
+    return criterion.aim(batch, (), rng.generator(0, 1, "path"), slice(0, 8), True)
 
 
 @pytest.mark.parametrize(("a", "beta"), [(3.0, 0.0), (3.0, 0.4), (-2.0, 0.4)])
@@ -249,7 +257,7 @@ def test_differences_are_taken_without_the_networks_wrappers(mean_config, monkey
             assert not torch.equal(u(x, r, t), value)  # autocast is outside, not within
         return difference_derivative(u, x, r, t, dx, dt)
 
-    monkeypatch.setitem(meanflow.DERIVATIVES, "difference", spy)
+    monkeypatch.setitem(DERIVATIVES, "difference", spy)
     config = mean_config(derivative="difference")
     config = replace(config, run=replace(config.run, precision="bf16"))
     outcome(config)
@@ -266,10 +274,10 @@ def test_losses_by_interval():
 
 def test_the_one_call_gap_is_that_of_a_linear_field(mean_config):
     """u = a x: one call leaves (1 - a) of the noise, eight leave (1 - a/8)^8."""
-    dataset = data.load(mean_config().data)
+    dataset = datasets.load(mean_config().data)
     backbone = Linear(nn.Linear(1, 1), 0.5)
     backbone.latent = dataset.latent
     gap = one_call_gap(backbone, dataset)
-    noise = torch.randn(64, 1, 8, 8, generator=data.generator(0, 0, "one call"))
+    noise = torch.randn(64, 1, 8, 8, generator=rng.generator(0, 0, "one call"))
     expected = ((0.5 - (1 - 0.5 / 8) ** 8) * noise).square().mean().item()
     assert gap == pytest.approx(expected, rel=1e-4)

@@ -14,13 +14,15 @@ from PIL import Image
 
 from sv_core.errors import InvalidInput
 from sv_core.models.sit import SiT
-from training import data
-from training.backbones.sit import load as load_backbone
-from training.checkpoint import read_state, read_weights, weights_path
-from training.config import MeanFlowConfig, ModelConfig, dump, load
+from training.config.load import dump, load
+from training.config.schema import MeanFlowConfig, ModelConfig
+from training.data import dataset as datasets
+from training.files import read_weights
 from training.finetune import main
-from training.loop import train
-from training.preview import sample_calls
+from training.networks.sit import load as load_backbone
+from training.run.checkpoint import read_state, weights_path
+from training.run.loop import train
+from training.sampling.pictures import sample_calls
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,7 +123,7 @@ def test_a_flow_matching_checkpoint_is_taken_where_it_is(mean, tiny, tmp_path):
     assert begun.interval and not plain.interval
     noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4)
-    dataset = data.load(start.data)
+    dataset = datasets.load(start.data)
     with torch.no_grad():
         v = plain.velocity(noise, torch.ones(4), labels)
     one = dataset.latent.to_model(sample_calls(begun, labels, noise))
@@ -198,9 +200,9 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from training.config import load
-from training.loop import train
-from training.parallel import Processes
+from training.config.load import load
+from training.run.loop import train
+from training.engine.distributed import Processes
 
 end, Processes.leave = Processes.leave, lambda self: None
 for file in sys.argv[1:]:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sv_core.errors import InvalidInput
 from training import lora
-from training.offload import offload
+from training.engine.offload import offload
 
 CPU = torch.device("cpu")
 WIDTH, BLOCKS = 16, 5

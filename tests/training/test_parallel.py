@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from sv_core.errors import InvalidInput, Unavailable
-from training import parallel
-from training.checkpoint import read_state, read_weights, weights_path
-from training.config import RunConfig, dump
-from training.loop import train
-from training.parallel import Processes
+from training.config.load import dump
+from training.config.schema import RunConfig
+from training.engine import distributed
+from training.engine.distributed import Processes
+from training.files import read_weights
+from training.run.checkpoint import read_state, weights_path
+from training.run.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,20 +29,20 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from training import data
-from training.config import load
-from training.loop import train
-from training.parallel import Processes
+from training.data import batches
+from training.config.load import load
+from training.run.loop import train
+from training.engine.distributed import Processes
 
 end, Processes.leave = Processes.leave, lambda self: None
-real, die = data.batch, int(os.environ.get("DIE", 0))
+real, die = batches.batch, int(os.environ.get("DIE", 0))
 
 def batch(dataset, config, seed, step, part):
     if step == die and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
     return real(dataset, config, seed, step, part)
 
-data.batch = batch
+batches.batch = batch
 for job in sys.argv[1:]:
     file, resume = job.split("=")
     try:
@@ -183,7 +185,7 @@ def test_processes_that_do_not_find_each_other(monkeypatch):
     def unreachable(**_: object) -> None:
         raise torch.distributed.DistNetworkError("the client socket has timed out\nand much more")
 
-    monkeypatch.setattr(parallel, "Accelerator", unreachable)
+    monkeypatch.setattr(distributed, "Accelerator", unreachable)
     with pytest.raises(
         Unavailable, match=r"cannot reach the others \(the client socket has timed out"
     ):

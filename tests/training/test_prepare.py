@@ -14,11 +14,12 @@ from PIL import Image
 
 from sv_core.errors import InvalidInput
 from tests.training.picture_files import DIGITS, contents, write_digits, write_photos
-from training import jobs, plan
-from training.cache import LatentCache
-from training.encode import prepare
-from training.lock import alone
-from training.plan import PrepareConfig
+from training.caching import folder, plan
+from training.caching.encode import prepare
+from training.caching.lock import alone
+from training.config.prepare import PrepareConfig
+from training.data import format
+from training.data.cache import LatentCache
 from training.prepare import configure, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +81,7 @@ def test_damaged_pictures_are_skipped_and_listed(tmp_path, capsys):
 def test_a_lost_disk_is_not_a_damaged_picture(tmp_path, monkeypatch):
     root = write_digits(tmp_path / "digits", 40)
     files = sorted(root.rglob("*.png"))
-    real = plan.scan
+    real = folder.scan
 
     def scan_then_lose(*args, **kwargs):
         listing = real(*args, **kwargs)
@@ -234,7 +235,7 @@ def test_a_number_that_is_no_choice_is_refused_with_the_choices():
 def test_too_small_a_disk_is_said_at_once_and_a_full_one_when_it_is(tmp_path, monkeypatch):
     root, cache = write_digits(tmp_path / "digits", 40), tmp_path / "cache"
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2559}))
+        patch.setattr(format.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2559}))
         with pytest.raises(OSError, match=r"needs 0.0 GiB more and the disk of .* make room"):
             prepare(root, cache, DIGITS)
     limited = (

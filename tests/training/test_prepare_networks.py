@@ -9,10 +9,11 @@ from PIL import Image
 
 from sv_core.errors import InvalidInput
 from tests.training.picture_files import DIGITS, contents, write_digits, write_photos
-from training import codec, encoders, images
-from training.cache import LatentCache
-from training.encode import prepare
-from training.plan import PrepareConfig
+from training.caching import codec, images
+from training.caching.encode import prepare
+from training.config.prepare import PrepareConfig
+from training.data.cache import LatentCache
+from training.encoders import dinov2
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def test_videos_and_pictures_share_a_cache_in_buckets_of_their_own(
         # Features: of each of the latent's frames a token for a patch of 2 x 2 cells, in order.
         z = cache[item].features[0]
         alone = [
-            encoders.load(encoder_path).features(wanted[:, k][None], (1, 1))[0, 0] for k in range(3)
+            dinov2.load(encoder_path).features(wanted[:, k][None], (1, 1))[0, 0] for k in range(3)
         ]
         torch.testing.assert_close(z, torch.stack(alone), rtol=2e-3, atol=2e-3)
     assert set(cache.companions(film, 9, torch.Generator()).tolist()) == {film, mirror}

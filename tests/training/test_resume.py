@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from sv_core.errors import InvalidInput
-from training.checkpoint import read_state, read_weights, save_state, weights_path
-from training.config import dump
-from training.loop import train
-from training.shards import read_index, write_index
+from training.config.load import dump
+from training.data.format import read_index, write_index
+from training.files import read_weights
+from training.run.checkpoint import read_state, save_state, weights_path
+from training.run.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from training.config import load
-from training.loop import train
+from training.config.load import load
+from training.run.loop import train
 
 config, resume, name, like, at = sys.argv[1:]
 real, seen = getattr(os, name), []

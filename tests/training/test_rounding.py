@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from training import rounding
-from training.rounding import step_in_float32, stochastic_round
+from training.engine import stochastic_rounding
+from training.engine.stochastic_rounding import step_in_float32, stochastic_round
 
 BF16 = torch.bfloat16
 
@@ -159,7 +159,7 @@ def test_a_resumed_run_is_the_same_run():
 
 def test_one_weight_at_a_time_is_in_memory_twice(monkeypatch):
     alive, most = set(), 0
-    real = rounding.nn.Parameter
+    real = stochastic_rounding.nn.Parameter
 
     class Watched:
         def __new__(cls, data):
@@ -172,7 +172,7 @@ def test_one_weight_at_a_time_is_in_memory_twice(monkeypatch):
 
     parameters = [weights(n=8) for _ in range(5)]
     optimizer = step_in_float32(torch.optim.SGD(parameters, lr=0.1), 1)
-    monkeypatch.setattr(rounding.nn, "Parameter", Watched)
+    monkeypatch.setattr(stochastic_rounding.nn, "Parameter", Watched)
     for p in parameters:
         p.grad = torch.ones_like(p)
     optimizer.step()

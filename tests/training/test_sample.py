@@ -15,9 +15,10 @@ from torch import Generator
 from sv_core.latent import SD_VAE, pixels
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 from sv_core.schedules import uniform_grid
-from training import sample
-from training.checkpoint import read_weights, save_weights
-from training.integrators import sample_heun, sample_sde
+from training import rng, sample
+from training.files import read_weights, save_weights
+from training.sampling import batch
+from training.sampling.integrators import sample_heun, sample_sde
 
 MEAN, STD = 0.7, 0.4
 
@@ -99,7 +100,7 @@ def by_hand(checkpoint, ts, guidance=1.0):
     """Two pictures of MeanFlow's chain, by the network alone."""
     model, latent = from_checkpoint(*read_weights(checkpoint))
     y, null = torch.arange(2), torch.full((2,), 3)
-    x = torch.randn(2, 1, 8, 8, generator=sample.generator(0, 0, "sample"))
+    x = torch.randn(2, 1, 8, 8, generator=rng.generator(0, 0, "sample"))
     with torch.no_grad():
         for t, r in pairwise(ts):
             t, r = torch.full((2,), t), torch.full((2,), r)
@@ -149,7 +150,7 @@ def read(out) -> np.ndarray:
         return file["arr_0"]
 
 
-@pytest.mark.parametrize("sampler", sample.SAMPLERS)
+@pytest.mark.parametrize("sampler", batch.SAMPLERS)
 def test_every_sampler_writes_what_fid_suites_read(checkpoint, tmp_path, sampler):
     extra = ["--low-steps", "1"] if sampler == "stable" else []
     assert go(checkpoint, tmp_path / "out", "--n", "7", "--batch", "3", "--sampler", sampler,
@@ -244,7 +245,7 @@ def test_latents_go_through_their_vae(tmp_path):
     assert go(file, tmp_path / "out", *arguments) == 0
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert settings["vae"] and settings["steps"] == 4
-    noise = torch.randn(2, 4, 4, 4, generator=sample.generator(0, 0, "sample"))
+    noise = torch.randn(2, 4, 4, 4, generator=rng.generator(0, 0, "sample"))
     with torch.no_grad():
         wanted = (vae.decode(noise / SD_VAE.scale).sample / 2 + 0.5).clamp(0, 1)
     got = torch.from_numpy(read(tmp_path / "out")).permute(0, 3, 1, 2) / 255

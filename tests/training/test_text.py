@@ -10,13 +10,14 @@ from torch import Generator, nn
 
 from sv_core.errors import InvalidInput
 from tests.training.picture_files import contents, write_digits, write_photos
-from training import codec, encode, text
-from training.cache import LatentCache
-from training.encode import prepare
-from training.plan import PrepareConfig
+from training.caching import codec, encode
+from training.caching.encode import prepare
+from training.config.prepare import PrepareConfig
+from training.data import text
+from training.data.cache import LatentCache
+from training.data.format import read_index
+from training.data.text import write_text
 from training.prepare import main
-from training.shards import read_index
-from training.text import write_text
 
 FILES = {  # of each encoder a tensor of its last block, by which it is known
     "clip_l": ("text_model.encoder.layers.11.mlp.fc1.weight", 3072),

@@ -7,11 +7,11 @@ import torch
 
 from sv_core.objective import Objective
 from tests.training.picture_files import DIGITS, write_digits
-from training import data
-from training.cache import LatentCache
-from training.config import DataConfig
-from training.encode import prepare
-from training.text import write_text
+from training.caching.encode import prepare
+from training.config.schema import DataConfig
+from training.data import batches
+from training.data.cache import LatentCache
+from training.data.text import write_text
 
 BANK = 4
 
@@ -27,9 +27,9 @@ def cache(tmp_path) -> LatentCache:
 
 
 def read(cache, step=1, size=24, part=slice(None), dropout=0.25, wanted=None):
-    batch = data.batch(cache, DataConfig(batch_size=size, label_dropout=dropout), 0, step, part)
+    batch = batches.batch(cache, DataConfig(batch_size=size, label_dropout=dropout), 0, step, part)
     wanted = torch.ones(len(batch.x0), dtype=torch.bool) if wanted is None else wanted
-    return data.with_companions(batch, cache, BANK, wanted, 0, step, part.start or 0)
+    return batches.with_companions(batch, cache, BANK, wanted, 0, step, part.start or 0)
 
 
 def test_a_row_is_among_its_references_and_they_are_of_its_condition(cache):
@@ -79,7 +79,7 @@ def test_the_target_is_unbiased_because_a_row_is_among_its_own_references(cache,
 
 
 def test_masked_cells_do_not_count(tiny, cache):
-    batch = data.batch(cache, replace(tiny.data, batch_size=4), 0, 1)
+    batch = batches.batch(cache, replace(tiny.data, batch_size=4), 0, 1)
     objective = Objective()
     path = objective.path(batch.x0, torch.Generator().manual_seed(0))
     target = objective.target(path)

@@ -8,8 +8,8 @@ from torch import Generator
 
 from sv_core.interpolant import LINEAR
 from sv_core.targets import stable_velocity
-from training.toy import main
-from training.toy_measure import (
+from training.toy.flow_matching import main
+from training.toy.measure import (
     METHODS,
     TIMES,
     Method,
@@ -19,7 +19,7 @@ from training.toy_measure import (
     targets,
     train,
 )
-from training.toy_models import MIXTURES, Mixture, initial, mean_and_error, network
+from training.toy.models import MIXTURES, Mixture, initial, mean_and_error, network
 
 ONE = Mixture(torch.tensor([[0.5, -1.0]]), 0.7)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Generator
 
-from sv_core.meanflow import control_coefficient
-from training import toy_meanflow
-from training.toy_meanflow import CAP, METHODS, coefficient, main, stack, train
-from training.toy_models import initial, network
-from training.toy_sets import SETS, sliced_wasserstein
+from sv_core.meanflow import CAP, control_coefficient
+from training.toy import meanflow
+from training.toy.meanflow import METHODS, coefficient, main, stack, train
+from training.toy.models import initial, network
+from training.toy.sets import SETS, sliced_wasserstein
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -89,7 +89,7 @@ def test_each_network_of_a_stack_has_its_own_coefficient(generator):
 
 
 def test_training_brings_one_call_near_the_data(monkeypatch):
-    monkeypatch.setattr(toy_meanflow, "POINTS", 1024)
+    monkeypatch.setattr(meanflow, "POINTS", 1024)
 
     def draw(n, generator):
         return SETS["moons"](n, generator) + 2
@@ -101,8 +101,8 @@ def test_training_brings_one_call_near_the_data(monkeypatch):
 
 def test_methods_differ_in_nothing_but_their_target(monkeypatch):
     """The signed estimate held at 0 is MeanFlow itself, to the last sample."""
-    monkeypatch.setattr(toy_meanflow, "CAP", 0.0)
-    monkeypatch.setattr(toy_meanflow, "POINTS", 64)
+    monkeypatch.setattr(meanflow, "CAP", 0.0)
+    monkeypatch.setattr(meanflow, "POINTS", 64)
     runs = train(SETS["moons"], seeds=2, steps=12, batch=32)
     assert torch.equal(runs["auto"].samples, runs["beta 0"].samples)
     assert not torch.equal(runs["beta 1"].samples, runs["beta 0"].samples)
@@ -111,7 +111,7 @@ def test_methods_differ_in_nothing_but_their_target(monkeypatch):
 
 
 def test_command_prints_a_table_and_draws(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(toy_meanflow, "POINTS", 256)
+    monkeypatch.setattr(meanflow, "POINTS", 256)
     file = tmp_path / "clouds.png"
     main([str(file), "--quick"])
     out = capsys.readouterr().out

@@ -12,12 +12,17 @@ from torch import nn
 
 from sv_core.objective import Objective
 from sv_core.targets import Path as NoisyPath
-from training import data, digits, loop
-from training.backbones.sit import build
-from training.config import OptimConfig
-from training.objective import build_bank, describe, references
-from training.optim import Ema, lent, lr_at
-from training.validate import validation_loss
+from training import rng
+from training.config.schema import OptimConfig
+from training.data import batches, digits
+from training.data import dataset as datasets
+from training.demo import recogniser
+from training.engine.optim import Ema, lent, lr_at
+from training.networks.sit import build
+from training.objectives.bank import build_bank, references
+from training.objectives.velocity import describe
+from training.run import loop
+from training.run.validate import validation_loss
 
 
 def records(config) -> list[dict]:
@@ -33,7 +38,7 @@ def test_both_objectives_lower_the_validation_loss(tiny, charts, kind):
         data=replace(tiny.data, batch_size=32),
         optim=replace(tiny.optim, steps=120, lr=1e-2),
     )
-    dataset = data.load(config.data)
+    dataset = datasets.load(config.data)
     start = validation_loss(build(config.model, dataset, 0), dataset).mean()
     assert loop.train(config).finished
     lines = records(config)
@@ -51,7 +56,7 @@ def test_both_objectives_lower_the_validation_loss(tiny, charts, kind):
 
 
 def test_the_untrained_validation_loss_is_the_second_moment_of_the_target(tiny):
-    dataset = data.load(tiny.data)
+    dataset = datasets.load(tiny.data)
     losses = validation_loss(build(tiny.model, dataset, 0), dataset)  # a new SiT is zero
     x0 = dataset.latent.to_model(dataset.gather(dataset.held_out)[0])
     expected = 1 + x0.square().mean().item()  # E (eps - x0)^2
@@ -60,21 +65,21 @@ def test_the_untrained_validation_loss_is_the_second_moment_of_the_target(tiny):
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tiny):
-    dataset = data.load(tiny.data)
-    one = data.batch(dataset, tiny.data, seed=3, step=9)
+    dataset = datasets.load(tiny.data)
+    one = batches.batch(dataset, tiny.data, seed=3, step=9)
     torch.randn(100)
-    again = data.batch(dataset, tiny.data, seed=3, step=9)
+    again = batches.batch(dataset, tiny.data, seed=3, step=9)
     assert all(map(torch.equal, one[:3], again[:3]))
-    part = data.batch(dataset, tiny.data, seed=3, step=9, part=slice(2, 5))
+    part = batches.batch(dataset, tiny.data, seed=3, step=9, part=slice(2, 5))
     assert all(torch.equal(a, b[2:5]) for a, b in zip(part[:3], one[:3], strict=True))
     for other in ((4, 9), (3, 10)):
-        assert not torch.equal(one.x0, data.batch(dataset, tiny.data, *other).x0)
+        assert not torch.equal(one.x0, batches.batch(dataset, tiny.data, *other).x0)
 
 
 def test_labels_are_dropped_at_the_asked_rate_and_draws_are_even(tiny):
-    dataset = data.load(tiny.data)
+    dataset = datasets.load(tiny.data)
     big = replace(tiny.data, batch_size=20_000)
-    batch = data.batch(dataset, big, 0, 1)
+    batch = batches.batch(dataset, big, 0, 1)
     dropped = batch.cond == dataset.num_classes
     assert abs(dropped.double().mean() - 0.1) < 4 * math.sqrt(0.09 / 20_000)
     assert torch.equal(batch.cond[~dropped], batch.labels[~dropped])
@@ -85,11 +90,11 @@ def test_labels_are_dropped_at_the_asked_rate_and_draws_are_even(tiny):
 
 
 def test_each_sample_is_among_its_own_references(tiny):
-    dataset = data.load(tiny.data)
+    dataset = datasets.load(tiny.data)
     bank = build_bank(tiny.objective, dataset, "cpu", 8)
     half = replace(tiny.data, label_dropout=0.5)
     for step in range(1, 6):
-        batch = data.batch(dataset, half, 0, step)
+        batch = batches.batch(dataset, half, 0, step)
         seen = []
         for rows, refs in references(bank, batch, dataset.num_classes):
             seen += rows.tolist()
@@ -103,7 +108,7 @@ def test_stablevm_is_unbiased_through_the_bank(tiny, processes):
     """Over many steps the mean of (stable - conditional target) times any fixed function of
     (x_t, t, label) is 0: so is the difference of the expected gradients. Several processes have a
     bank each, of their own share of the batch."""
-    dataset = data.load(tiny.data)
+    dataset = datasets.load(tiny.data)
     objective = Objective(threshold=0.5)
     share = 8 // processes
     parts = [slice(i * share, (i + 1) * share) for i in range(processes)]
@@ -115,9 +120,9 @@ def test_stablevm_is_unbiased_through_the_bank(tiny, processes):
     for step in range(1, 1501):
         means = []
         for part, bank in zip(parts, banks, strict=True):
-            batch = data.batch(dataset, tiny.data, 0, step, part)
+            batch = batches.batch(dataset, tiny.data, 0, step, part)
             refs = references(bank, batch, dataset.num_classes)
-            path = objective.path(batch.x0, data.generator(0, step, "path"), part, 8)
+            path = objective.path(batch.x0, rng.generator(0, step, "path"), part, 8)
             difference = objective.target(path, refs) - objective.target(path)
             feature = torch.einsum("kij,bj->bki", probe, path.x_t.flatten(1)).tanh()
             means.append(torch.einsum("bki,bi->bk", feature, difference.flatten(1)).mean(0))
@@ -130,15 +135,15 @@ def test_stablevm_is_unbiased_through_the_bank(tiny, processes):
 
 def test_sixteen_bits_of_a_reference_are_enough(tiny):
     """The targets differ by less than a hundredth of what averaging changes in them."""
-    dataset = data.load(tiny.data)
+    dataset = datasets.load(tiny.data)
     targets = []
     for dtype in ("float32", "float16"):
         options = replace(tiny.objective, bank=64, bank_dtype=dtype)
         bank = build_bank(options, dataset, "cpu", 64)
-        batch = data.batch(dataset, replace(tiny.data, batch_size=64), 0, 1)
+        batch = batches.batch(dataset, replace(tiny.data, batch_size=64), 0, 1)
         refs = references(bank, batch, dataset.num_classes)
         assert bank.items.dtype == getattr(torch, dtype)
-        path = Objective().path(batch.x0, data.generator(0, 1, "path"))
+        path = Objective().path(batch.x0, rng.generator(0, 1, "path"))
         targets.append(Objective().target(path, refs))
     plain = Objective().target(path)
     assert (targets[0] - targets[1]).norm() < 0.01 * (targets[0] - plain).norm()
@@ -153,7 +158,7 @@ def test_a_share_of_a_batch_gets_the_noise_of_its_place():
 
 
 def test_effective_size_is_one_near_data_and_all_at_noise(tiny):
-    dataset = data.load(tiny.data)
+    dataset = datasets.load(tiny.data)
     x0 = dataset.latent.to_model(dataset.gather(range(8))[0])
     objective, rows = Objective(threshold=0.0), torch.arange(8)
     for t, size, changed, place in ((0.01, 1.0, 0.0, 0), (1.0, 8.0, 1.0, 7)):
@@ -171,7 +176,7 @@ def test_effective_size_is_one_near_data_and_all_at_noise(tiny):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tiny, monkeypatch):
-    real = data.batch
+    real = batches.batch
 
     def poisoned(dataset, config, seed, step, part):
         batch = real(dataset, config, seed, step, part)
@@ -179,13 +184,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tiny, 
             batch.x0[3] = float("nan")
         return batch
 
-    monkeypatch.setattr(data, "batch", poisoned)
+    monkeypatch.setattr(batches, "batch", poisoned)
     with pytest.raises(FloatingPointError, match=r"step 10, t = 0\.\d+.*weights-000007") as caught:
         loop.train(tiny)
     assert "\n" not in str(caught.value)
     assert [r["step"] for r in records(tiny)] == list(range(1, 10))
     saved = Path(tiny.run.out)
-    monkeypatch.setattr(data, "batch", real)
+    monkeypatch.setattr(batches, "batch", real)
     assert (
         loop.train(tiny, resume=True).finished and (saved / "weights-000040.safetensors").exists()
     )
@@ -249,6 +254,6 @@ def test_the_digits_split_is_fixed_disjoint_and_fair():
 
 
 def test_the_recogniser_knows_real_digits_and_not_their_negatives():
-    judge, (_, held_out) = digits.Recogniser(), digits.load()
+    judge, (_, held_out) = recogniser.Recogniser(), digits.load()
     assert judge.accuracy > 0.98
     assert judge.share(held_out.images, (held_out.labels + 1) % 10) < 0.02

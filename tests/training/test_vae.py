@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from sv_core.errors import InvalidInput
-from training import vae
+from training.encoders import vae
 
 diffusers = pytest.importorskip("diffusers")
 

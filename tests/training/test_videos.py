@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from sv_core.errors import InvalidInput
-from training import videos
-from training.plan import PrepareConfig, check
-from training.videos import resample
+from training.caching import videos
+from training.caching.plan import check
+from training.caching.videos import resample
+from training.config.prepare import PrepareConfig
 
 
 def shown(times, fps, count):

@@ -1,0 +1,109 @@
+"""How near one batch of pictures is to another, in numbers, words and a side-by-side. Host-free."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...sv_core.fidelity import psnr, ssim
+from .canvas import INK, Canvas
+
+SSIM_WINDOW = 11
+PANEL, CAPTION, GAP = 384, 36, 8  # pixels: least panel width, height of a caption, between panels
+
+
+class Scores(NamedTuple):
+    """How near two batches are: per picture, and the whole batch as one picture."""
+
+    psnr: list[float]
+    ssim: list[float] | None
+    """None where a side is too short for SSIM's window."""
+    psnr_all: float
+    largest: float
+    """The largest difference of any value; 1 is black against white."""
+
+    @property
+    def ssim_all(self) -> float:
+        """The mean over the batch; not a number where SSIM is not defined."""
+        return math.nan if self.ssim is None else sum(self.ssim) / len(self.ssim)
+
+
+def score(reference: Tensor, candidate: Tensor) -> Scores:
+    """PSNR and SSIM of two IMAGE batches (b, h, w, c), one picture at a time to save memory."""
+    mses, ssims, largest = [], [], 0.0
+    for a, b in zip(reference, candidate, strict=True):
+        a, b = (t.movedim(-1, 0)[None].float() for t in (a, b))
+        mses.append(psnr(a, b))
+        largest = max(largest, float((a - b).abs().max()))
+        if min(a.shape[2:]) >= SSIM_WINDOW:
+            ssims.append(float(ssim(a, b)))
+    each = torch.cat(mses).double()
+    whole = -10 * torch.log10((10 ** (-each / 10)).mean())  # of the mean squared error
+    return Scores(each.tolist(), ssims or None, float(whole), largest)
+
+
+def in_words(psnr_db: float, similarity: float) -> str:
+    """One line for one picture or batch."""
+    if math.isinf(psnr_db):
+        return "identical (PSNR is infinite)"
+    words = f"PSNR {psnr_db:.2f} dB"
+    return words if math.isnan(similarity) else f"{words}, SSIM {similarity:.4f}"
+
+
+def report_scores(scores: Scores, gain: float, size: str) -> str:
+    """All scores as text."""
+    similarities = scores.ssim or [math.nan] * len(scores.psnr)
+    pairs = zip(scores.psnr, similarities, strict=True)
+    lines = [f"picture {i}: {in_words(*pair)}" for i, pair in enumerate(pairs, 1)]
+    if len(lines) > 1:
+        lines.append(f"all {len(lines)} together: {in_words(scores.psnr_all, scores.ssim_all)}")
+    if scores.ssim is None:
+        lines.append(f"no SSIM: it needs {SSIM_WINDOW} pixels a side, these pictures are {size}")
+    if scores.largest:
+        lines.append(
+            f"largest difference of a value: {scores.largest:.3g} (black against white is 1)"
+        )
+        lines.append(f"the difference picture shows differences x {gain:g}")
+    return "\n".join(lines)
+
+
+def choose_gain(largest: float) -> float:
+    """The largest power of two up to 256 that no difference exceeds white with."""
+    return 2.0 ** max(0, min(8, math.floor(-math.log2(largest)))) if largest else 1.0
+
+
+def panel(image: Tensor) -> Tensor:
+    """A picture (h, w, c) as a panel (h', w', 3) wide enough for a caption: whole-number zoom."""
+    image = image[..., :3].float().cpu()
+    if image.shape[-1] < 3:
+        image = image[..., :1].expand(-1, -1, 3)
+    zoom = math.ceil(PANEL / image.shape[1])
+    return image.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+
+
+def caption(width: int, text: str) -> Tensor:
+    canvas = Canvas(width, CAPTION)
+    canvas.text(8, CAPTION / 2, text, 18, INK, "lm")
+    return canvas.tensor()
+
+
+def side_by_side(
+    reference: Tensor, candidate: Tensor, difference: Tensor, scores: Scores, gain: float
+) -> Tensor:
+    """Reference, candidate and difference with captions, one row per picture: (b, h, w, 3)."""
+    similarities = scores.ssim or [math.nan] * len(scores.psnr)
+    rows = []
+    for i, images in enumerate(zip(reference, candidate, difference, strict=True)):
+        words = in_words(scores.psnr[i], similarities[i])
+        captions = ("reference", f"candidate: {words}", f"difference x {gain:g}")
+        if math.isinf(scores.psnr[i]):
+            captions = ("reference", "candidate: identical", "no difference")
+        panels = [panel(image) for image in images]
+        columns = [
+            torch.cat([caption(p.shape[1], text), p])
+            for p, text in zip(panels, captions, strict=True)
+        ]
+        gap = torch.ones(len(columns[0]), GAP, 3)
+        rows.append(torch.cat([columns[0], gap, columns[1], gap, columns[2]], dim=1))
+    return torch.stack(rows)

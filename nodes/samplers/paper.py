@@ -1,0 +1,60 @@
+"""The paper's two-regime sampler over any sampler of the host."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...sv_core import sampling
+from ...sv_core.schedules import split_index
+from ..checks import SPLIT, require_grid, require_split
+from ..host import flow
+
+
+@torch.no_grad()
+def sample_stable_vs(
+    model: Callable,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
+    base: str = "euler",
+    split: float = SPLIT,
+    noise: float = 0.0,
+) -> Tensor:
+    """The host's sampler ``base`` while sigma >= split, stable steps from there to the end.
+
+    A sampler function of the host: x (b, ...) at sigmas[0], sigmas (n+1,) -> x at sigmas[-1].
+    """
+    require_grid(sigmas)
+    require_split(split)
+    flow.require_linear_flow(flow.sampling_of(model))
+    extra_args = extra_args or {}
+    # Steps that begin at or above the split; the last of them ends on the first low node.
+    high = min(split_index(sigmas, split), len(sigmas) - 1)
+    if high:
+        head = sigmas[: high + 1]
+        x = flow.run_sampler(base, model, x, head, extra_args, callback, disable)
+    low = sigmas[high:]
+    if len(low) == 1:
+        return x
+    report = flow.step_report(callback, first=high)
+    with tqdm(total=len(low) - 1, disable=disable) as bar:
+
+        def after_call(i: int, x: Tensor, v: Tensor, t: Tensor) -> None:
+            report(i, x, v, t)
+            bar.update()
+
+        velocity = flow.velocity_from_denoiser(model, extra_args)
+        if noise == 0:  # the same step with half the arithmetic, and no buffers for its parts
+            return sampling.sample_euler(velocity, x, low, callback=after_call)
+        return sampling.sample_stable(
+            velocity,
+            x,
+            low,
+            noise=noise,
+            noise_fn=flow.seeded_noise(model, extra_args),
+            callback=after_call,
+        )

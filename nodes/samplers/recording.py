@@ -1,0 +1,150 @@
+"""Runs of a model, recorded for a calibration."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...sv_core import sampling
+from ...sv_core.calibration import Recorder
+from ...sv_core.errors import InvalidInput
+from ...sv_core.regimes import drift, suggest_split
+from ...sv_core.rehearsal import CHECKS, rehearse
+from ..calibration_file import FEWEST, MOST, Calibration, Nodes, fingerprint
+from ..host import compat, flow
+from .progress import Progress
+
+"""Numbers of calls for which a calibration holds a list."""
+
+
+@torch.no_grad()
+def record(
+    model: Callable,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
+    *,
+    recorder: Recorder,
+    nodes: Sequence[int] = (),
+) -> Tensor:
+    """A sampler function: the host's ``euler``, or its forecast with calls at ``nodes``."""
+    flow.require_linear_flow(flow.sampling_of(model))
+    report = flow.step_report(callback, 0)
+
+    def after_call(k: int, x: Tensor, v: Tensor, t: Tensor) -> None:
+        report(len(recorder.nodes), x, v, t)
+        recorder(k, x, v, t)
+
+    velocity = flow.velocity_from_denoiser(model, extra_args or {})
+    nodes = nodes or range(len(sigmas) - 1)
+    return sampling.sample_forecast(velocity, x, sigmas, nodes=nodes, callback=after_call)
+
+
+class RecordedRuns:
+    """Ordinary runs of a guider, one after the other, of seeds that count on.
+
+    ``check`` runs forecasts of the same noise; the bar has room for ``CHECKS`` of ``calls`` each.
+    All velocities stay in main memory until the last check: for 4 runs, 30 steps and 10 calls of a
+    16 x 128 x 128 latent at most 150 MB.
+    """
+
+    def __init__(
+        self, guider: Any, latent: dict, sigmas: Tensor, runs: int, seed: int, calls: int = 0
+    ):
+        self._guider, self._latent, self._sigmas, self._seed = guider, latent, sigmas, seed
+        patcher, steps = guider.model_patcher, len(sigmas) - 1
+        self._start = compat.known(
+            comfy.sample.fix_empty_latent_channels,
+            patcher,
+            latent["samples"],
+            downscale_ratio_spacial=latent.get("downscale_ratio_spacial"),
+            downscale_ratio_temporal=latent.get("downscale_ratio_temporal"),
+        )
+        self._calls = runs * (steps + CHECKS * calls)
+        self._progress = Progress(latent_preview.prepare_callback(patcher, self._calls))
+        self.recorders = [Recorder(sigmas) for _ in range(runs)]
+        self._run_all()
+
+    def check(self, nodes: Sequence[int]) -> None:
+        """A forecast with calls at ``nodes`` from every recorded noise. Raises as the runs do."""
+        self._run_all(nodes)
+
+    def gram(self) -> np.ndarray:
+        """Inner products (n, n) of the ordinary runs, summed."""
+        steps = len(self._sigmas) - 1
+        grams = (recorder.gram()[:steps, :steps] for recorder in self.recorders)
+        return sum(grams, np.zeros((steps, steps)))
+
+    def finish(self) -> None:
+        """Fill the bar: fewer checks may have been enough."""
+        self._progress.finish()
+
+    def _run_all(self, nodes: Sequence[int] = ()) -> None:
+        for run, recorder in enumerate(self.recorders):
+            before = sum(len(r.nodes) for r in self.recorders) - len(recorder.nodes)
+
+            def shown(i: int, denoised: Tensor, x: Tensor, total: int, before: int = before):
+                self._progress(before + i, denoised, x, self._calls)
+
+            seed = self._seed + run
+            self._guider.sample(
+                comfy.sample.prepare_noise(self._start, seed, self._latent.get("batch_index")),
+                self._start,
+                comfy.samplers.KSAMPLER(record, {"recorder": recorder, "nodes": nodes}),
+                self._sigmas,
+                denoise_mask=self._latent.get("noise_mask"),
+                callback=shown,
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seed,
+            )
+            if not np.isfinite(recorder.grams()).all():
+                raise InvalidInput(
+                    "a recorded run diverged (its velocities are not numbers): check model, "
+                    "guidance and SIGMAS with an ordinary run first"
+                )
+
+
+def find_nodes(recorded: RecordedRuns, sigmas: Tensor, calls: int) -> dict[int, Nodes]:
+    """Lists for every number of calls; the one for ``calls`` is checked in runs of the model."""
+    rehearsal, checked = rehearse(
+        recorded.recorders, sigmas.double().tolist(), calls, recorded.check
+    )
+    recorded.finish()
+    most = min(MOST, len(sigmas) - 2)
+    return {n: checked if n == calls else rehearsal.best(n) for n in range(FEWEST, most + 1)}
+
+
+def calibration_from(
+    gram: np.ndarray,
+    nodes: dict[int, Nodes],
+    model: Any,
+    sigmas: Tensor,
+    runs: int,
+    seed: int,
+    checked: int,
+) -> Calibration:
+    """What recorded runs say about a model on a grid."""
+    times = sigmas.double().tolist()
+    curve = drift(gram, times)
+    middle = [(a + b) / 2 for a, b in pairwise(times[:-1])]
+    # Where the velocity does not turn more towards noise, there is no plateau to leave.
+    rises = curve[: curve.argmin() + 1].max() > 1.2 * curve.min()
+    return Calibration(
+        *fingerprint(model),
+        sigmas=tuple(round(t, 7) for t in times),
+        nodes=nodes,
+        drift=tuple(round(float(c), 5) for c in curve),
+        split=round(suggest_split(middle, curve), 3) if rises else None,
+        runs=runs,
+        seed=seed,
+        checked=checked,
+    )

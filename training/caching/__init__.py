@@ -1,0 +1,1 @@
+"""From a folder of pictures or videos to a latent cache."""

@@ -1,0 +1,161 @@
+"""What lies in a folder of pictures or videos: which take part, and under which condition."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sv_core.errors import InvalidInput, Unavailable
+
+from . import captions
+from .captions import ONE, Variants
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".gif")
+FRAMES = ".frames"
+"""What the name of a folder ends with whose pictures are the frames of one video."""
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "held out", "valid": "held out", "validation": "held out", "test": "held out",
+}  # fmt: skip
+"""Folder names that are a part of the data set, not a class."""
+_REPEATS = re.compile(r"(\d+)_(.+)")
+_MASK = ".mask"
+
+
+class Picture(NamedTuple):
+    """A file by its path below the root (with /), when it changed, its condition and its part.
+
+    ``others`` are further captions of it, ``repeats`` how often it counts, ``mask`` the path of the
+    picture that says what of it counts.
+    """
+
+    path: str
+    size: int
+    mtime: int
+    condition: str
+    held_out: bool
+    others: tuple[str, ...] = ()
+    repeats: int = 1
+    mask: str | None = None
+
+
+class Listing(NamedTuple):
+    """``conditions`` are the class names, or the distinct captions, in the order of their numbers.
+
+    ``aside`` are pictures that cannot take part, each with the reason.
+    """
+
+    layout: str
+    pictures: list[Picture]
+    conditions: list[str]
+    aside: dict[str, str]
+
+
+def is_video(path: str) -> bool:
+    """Whether a path is of a video, where videos can be used: there a GIF is one."""
+    return path.lower().endswith((*VIDEOS, FRAMES))
+
+
+def scan(
+    root: Path,
+    layout: str = "auto",
+    *,
+    variants: Variants = ONE,
+    repeats: bool = False,
+    masks: bool = False,
+    videos: bool = False,
+) -> Listing:
+    """List the pictures (and ``videos``) below ``root``, in the order of their paths.
+
+    ``classes``: the class is the first folder, after a train/val folder if there is one.
+    ``captions``: the condition is the text of the ``.txt`` beside the picture, with its
+    ``variants``. ``auto`` means captions if any picture has such a text. With ``repeats`` a first
+    folder called ``10_name`` is the class ``name`` and its pictures count ten times. With ``masks``
+    ``a.mask.png`` is the mask of ``a.jpg``. Raises InvalidInput, in one sentence, when ``root`` is
+    not a folder or nothing in it can take part.
+    """
+    if not root.is_dir():
+        raise InvalidInput(f"there is no folder {root}: name the one that holds the pictures")
+    files = list(_files(root, videos))
+    texts = {path[:-4]: root / path for path in files if path.lower().endswith(".txt")}
+    kinds = SUFFIXES + ((*VIDEOS, FRAMES) if videos else ())
+    found = [path for path in files if path.lower().endswith(kinds)]
+    mask_of = {}
+    if masks:
+        mask_of = {_stem(p)[: -len(_MASK)]: p for p in found if _stem(p).endswith(_MASK)}
+        found = [path for path in found if path not in mask_of.values()]
+    aside = {}
+    if not videos:
+        moving = (path for path in files if path.lower().endswith(VIDEOS) and path not in found)
+        aside = dict.fromkeys(moving, "it is a video, which only family=wan21 and wan22 take")
+    if not found:
+        raise InvalidInput(f"{root} holds no pictures ({', '.join(kinds)})")
+    if layout == "auto":
+        layout = "captions" if any(_stem(path) in texts for path in found) else "classes"
+    pictures = []
+    for path in found:
+        folder, count = _first_folder(path, repeats)
+        first, problem = folder, "it lies in no class folder"
+        others: list[str] = []
+        if layout == "captions":
+            text, problem = captions.read(texts.get(_stem(path)))
+            first, *others = variants.of(text, path) if text else (None,)
+        if count == 0:
+            first, problem = None, "the name of its folder says that it counts 0 times"
+        if first is None:
+            aside[path] = problem
+            continue
+        mask = mask_of.get(_stem(path))
+        size, mtime = _stat(root / p for p in (path, mask) if p)
+        part, _, rest = path.partition("/")
+        held_out = bool(rest) and SPLITS.get(part.lower()) == "held out"
+        pictures.append(Picture(path, size, mtime, first, held_out, tuple(others), count, mask))
+    if not pictures:
+        example = next(iter(aside))
+        raise InvalidInput(
+            f"none of the {len(aside)} pictures in {root} can be used ({example}: "
+            f"{aside[example]}): put each class into a folder of its own, or a .txt caption "
+            f"beside each picture"
+        )
+    names = {c for p in pictures for c in (p.condition, *p.others)}
+    return Listing(layout, pictures, sorted(names), aside)
+
+
+def _files(root: Path, videos: bool) -> Iterator[str]:
+    """Paths below the root, with /, in an order of their own that every machine shares."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        # Hidden ones are the system's (.DS_Store, ._photo.jpg), not pictures.
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if videos:
+            names = names + [f for f in folders if f.lower().endswith(FRAMES)]
+            folders[:] = [f for f in folders if f not in names]
+        below = Path(folder).relative_to(root).as_posix()
+        for name in sorted(n for n in names if not n.startswith(".")):
+            yield name if below == "." else f"{below}/{name}"
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _first_folder(path: str, repeats: bool) -> tuple[str | None, int]:
+    """(the first folder's name, if any; how often its pictures count)."""
+    folders = path.split("/")[:-1]
+    if folders and folders[0].lower() in SPLITS:
+        folders = folders[1:]
+    name = folders[0] if folders else None
+    if repeats and name and (match := _REPEATS.fullmatch(name)):
+        return match[2], int(match[1])
+    return name, 1
+
+
+def _stat(files: Iterable[Path]) -> tuple[int, int]:
+    """(bytes in all, the latest change) of files, or of what is in folders."""
+    try:
+        flat = [inner for f in files for inner in (sorted(f.iterdir()) if f.is_dir() else [f])]
+        stats = [file.stat() for file in flat]
+    except OSError as e:  # such as a link to a file that is gone
+        raise Unavailable(f"cannot read {e.filename}: {e.strerror or e}") from e
+    return sum(s.st_size for s in stats), max((int(s.st_mtime) for s in stats), default=0)

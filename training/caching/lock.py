@@ -1,0 +1,50 @@
+"""One run at a time in a folder, whatever way the last one ended."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sv_core.errors import InvalidInput, Unavailable
+
+from ..data import format
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """Make the folder, and keep a second run out of it until this one ends, however it ends."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        others = [p for p in cache.iterdir() if not p.name.startswith(".")]
+        if others and not (cache / format.INDEX).exists():
+            raise InvalidInput(
+                f"{cache} holds other files (such as {others[0].name}) and no cache: name a new "
+                f"or an empty folder"
+            )
+        lock = open(cache / _LOCK, "a+b")  # noqa: SIM115  closed below
+    except OSError as e:
+        raise Unavailable(f"cannot write into {cache}: {e.strerror or e}") from e
+    with lock:
+        try:
+            _lock(lock.fileno())
+        except OSError:
+            raise InvalidInput(
+                f"another training.prepare is at work in {cache}: wait for it"
+            ) from None
+        for stale in cache.glob(".*.partial"):
+            stale.unlink()
+        yield
+
+
+def _lock(handle: int) -> None:
+    """The system drops the lock with the process, so a kill leaves none behind."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,1 @@
+"""The configuration of a run: its keys, how they are read, and what must hold between them."""

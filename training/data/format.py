@@ -1,0 +1,269 @@
+"""The files of a latent cache: an index, and shards that are read through the memory map.
+
+    index.json                    what there is: settings, pictures, conditions, buckets
+    latents-00000.safetensors     latents (rows, views, c, h, w): uint8 pixels, or float16 means;
+                                  of families with a time axis (rows, views, c, f, h, w)
+    masks-00000.safetensors       what counts of them (rows, views, 1, h, w), uint8, when asked for
+    <encoder>-00000.safetensors   features (rows, views, tokens, dim), float16
+    text-00000.safetensors        what text encoders make of the conditions (see text.py)
+    skipped.txt                   the pictures that are not in it, and why
+
+A view is the picture, or with flips also its mirror image. Of a VAE the posterior's mean is kept,
+not its mean and std to be drawn from at every step: half the space, and StableVM's references stay
+the same points in every epoch. How little is lost is measured and reported (``posterior_share``).
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from sv_core.errors import InvalidInput, Unavailable
+from sv_core.latent import LatentSpec
+from sv_core.models.families import STRIDE
+
+from ..encoders.dinov2 import Encoder
+from ..files import write_atomically
+
+FORMAT = 1
+INDEX = "index.json"
+SKIPPED = "skipped.txt"
+LATENTS = "latents"
+MASKS = "masks"
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The features of one encoder: which file they are from, and the grid that they lie on."""
+
+    fingerprint: str
+    dim: int
+    patch_size: int
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """The conditions' text: from which encoders, and the sentence that a class name stands in."""
+
+    fingerprint: str
+    template: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a cache holds. ``paths`` to ``bucket`` are columns, one entry per picture.
+
+    ``bucket`` -1 marks a picture that could not even be opened. ``skipped`` is known at the end.
+    A bucket is (height, width) in pixels, or (frames, height, width) where there is a time axis.
+    Three columns are empty where they would say nothing: ``others`` (further conditions of each
+    picture), ``repeats`` (how often it counts) and ``masks`` (the path of its mask, or none).
+    """
+
+    settings: dict[str, Any]
+    latent: LatentSpec
+    conditions: list[str]
+    buckets: list[tuple[int, ...]]
+    paths: list[str]
+    sizes: list[int]
+    mtimes: list[int]
+    condition: list[int]
+    held_out: list[int]
+    bucket: list[int]
+    aside: dict[str, str]
+    others: list[list[int]] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
+    masks: list[str | None] = field(default_factory=list)
+    features: dict[str, FeatureSpec] = field(default_factory=dict)
+    text: TextSpec | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    posterior_share: float | None = None
+    model_std: float | None = None
+    complete: bool = False
+
+    @property
+    def views(self) -> int:
+        return 2 if self.settings["flip"] == "both" else 1
+
+    def shards(self) -> list[tuple[int, list[int]]]:
+        """(bucket, pictures) of each shard: a bucket's pictures in order, so many at a time."""
+        members: list[list[int]] = [[] for _ in self.buckets]
+        for picture, bucket in enumerate(self.bucket):
+            if bucket >= 0:
+                members[bucket].append(picture)
+        # Unless told otherwise some 64 shards, so that a kill costs little of a small set, too.
+        length = self.settings["shard"] or min(max(len(self.paths) // 64, 16), 256)
+        return [
+            (bucket, pictures[start : start + length])
+            for bucket, pictures in enumerate(members)
+            for start in range(0, len(pictures), length)
+        ]
+
+
+class Shard(NamedTuple):
+    """Rows (n, views, ...) of the pictures ``rows``; the others of its plan were ``skipped``."""
+
+    data: Tensor
+    fingerprint: str
+    rows: list[int]
+    skipped: dict[str, str]
+    sums: dict[str, float]
+
+    def covers(self, pictures: Sequence[int]) -> bool:
+        """Whether each picture of the plan is either in it, in order, or skipped."""
+        kept = [p for p in pictures if str(p) not in self.skipped]
+        return self.rows == kept and len(self.data) == len(kept)
+
+
+def write_index(cache: Path, index: Index) -> None:
+    """Raises Unavailable, in one sentence."""
+    # vars, not asdict: that would copy a million paths one by one.
+    text = json.dumps({"format": FORMAT} | vars(index), default=asdict, ensure_ascii=False)
+    write_atomically(cache / INDEX, lambda file: file.write(text.encode()))
+
+
+def read_index(cache: Path) -> Index:
+    """Raises InvalidInput, in one sentence, when there is none or it is not ours."""
+    try:
+        table = json.loads((cache / INDEX).read_text(encoding="utf-8"))
+        version = table.pop("format")
+        if version != FORMAT:
+            raise InvalidInput(f"{cache} is a cache of format {version}, this reads {FORMAT}")
+        table["latent"] = LatentSpec(**table["latent"])
+        table["buckets"] = [tuple(bucket) for bucket in table["buckets"]]
+        table["features"] = {k: FeatureSpec(**v) for k, v in table["features"].items()}
+        if table.get("text"):
+            table["text"] = TextSpec(**table["text"])
+        return Index(**table)
+    except OSError:
+        raise InvalidInput(
+            f"{cache} is no latent cache, it has no {INDEX}: make one with "
+            f"python -m training.prepare IMAGES {cache}"
+        ) from None
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise InvalidInput(
+            f"{cache / INDEX} is damaged or of something else ({type(e).__name__}: {e}): "
+            f"prepare the cache again in another folder"
+        ) from e
+
+
+def shard_path(cache: Path, kind: str, number: int) -> Path:
+    """``kind`` is ``latents``, ``masks``, ``text`` or an encoder's name."""
+    return cache / f"{kind}-{number:05d}.safetensors"
+
+
+def write_shard(cache: Path, kind: str, number: int, shard: Shard) -> None:
+    """Raises Unavailable, in one sentence."""
+    # One key: several would be written in an order of their own each time.
+    facts = json.dumps({k: v for k, v in shard._asdict().items() if k != "data"})
+    data = safetensors_bytes({"data": shard.data.contiguous()}, {"shard": facts})
+    write_atomically(shard_path(cache, kind, number), lambda file: file.write(data))
+
+
+def read_shard(cache: Path, kind: str, number: int) -> Shard:
+    """A shard whose rows are read from the disk when they are asked for.
+
+    Raises InvalidInput, in one sentence, when it is missing, cut short or something else.
+    """
+    path = shard_path(cache, kind, number)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Shard(file.get_tensor("data"), **json.loads(file.metadata()["shard"]))
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
+        reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
+        raise InvalidInput(
+            f"shard {path} cannot be read ({reason}): remove it and run training.prepare again, "
+            f"which makes that shard anew"
+        ) from e
+
+
+def open_shards(cache: Path, kind: str, parts: list[list[int]], wanted: str) -> list[Shard]:
+    """All of a kind, of these pictures each.
+
+    Raises InvalidInput, in one sentence, when one is missing, damaged or not of the others' make.
+    """
+    shards = []
+    for number, pictures in enumerate(parts):
+        shard = read_shard(cache, kind, number)
+        problem = None
+        if shard.fingerprint != wanted:
+            what = "VAE" if kind in (LATENTS, MASKS) else "encoder"
+            problem = f"from another {what} than the rest of the cache"
+        elif not shard.covers(pictures):
+            problem = "of other pictures than the rest of the cache"
+        if problem:
+            raise InvalidInput(
+                f"{shard_path(cache, kind, number)} is {problem}: remove it and run "
+                f"training.prepare again, which makes that shard anew"
+            )
+        shards.append(shard)
+    return shards
+
+
+class Job(NamedTuple):
+    """A shard to make: its number, its bucket, its pictures, and what of it is missing."""
+
+    number: int
+    bucket: tuple[int, ...]
+    pictures: list[int]
+    latents: bool
+    features: bool
+
+    @property
+    def frames(self) -> int:
+        return self.bucket[0] if len(self.bucket) == 3 else 1
+
+
+def missing(cache: Path, index: Index, encoder: str | None) -> Iterator[Job]:
+    """The shards that are not there whole. A damaged one is as good as none."""
+    for number, (bucket, pictures) in enumerate(index.shards()):
+        vae = index.settings["vae"]
+        latents = not _there(cache, LATENTS, number, vae, pictures)
+        if "masks" in index.settings:
+            latents = latents or not _there(cache, MASKS, number, vae, pictures)
+        features = encoder is not None and not _there(
+            cache, encoder, number, index.features[encoder].fingerprint, pictures
+        )
+        if latents or features:
+            yield Job(number, index.buckets[bucket], pictures, latents, features)
+
+
+def _there(cache: Path, kind: str, number: int, wanted: str, pictures: list[int]) -> bool:
+    with suppress(InvalidInput):
+        shard = read_shard(cache, kind, number)
+        return shard.fingerprint == wanted and shard.covers(pictures)
+    return False
+
+
+def check_room(cache: Path, index: Index, jobs: list[Job], encoder: Encoder | None) -> None:
+    """Say now, not after a night, that the disk is too small (without the text's share)."""
+    latent, need = index.latent, 0
+    for job in jobs:
+        cells = job.bucket[-2] * job.bucket[-1] // latent.downscale**2
+        cells *= 1 + (job.frames - 1) // STRIDE
+        each = 0
+        if job.latents:
+            each += cells * latent.channels * (1 if latent.kind == "pixels" else 2)
+        if job.features and encoder:
+            spec = index.features[encoder.name]
+            each += cells // spec.patch_size**2 * spec.dim * 2
+        need += each * len(job.pictures) * index.views
+    free = shutil.disk_usage(cache).free
+    if need > free:
+        raise Unavailable(
+            f"the cache needs {need / 2**30:.1f} GiB more and the disk of {cache} has "
+            f"{free / 2**30:.1f} GiB free: make room or name another folder"
+        )
+
+
+def share_of(path: str) -> float:
+    """A number in [0, 1) of a path's own, the same on any machine."""
+    digest = hashlib.blake2b(path.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") / 2**32

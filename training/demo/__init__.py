@@ -1,0 +1,1 @@
+"""The demonstration on digits: ``python -m training.demo``."""

@@ -1,0 +1,1 @@
+"""Networks that a picture or a caption goes through before training."""

@@ -1,0 +1,1 @@
+"""How a step is computed: processes, optimisers, memory, compilation. Knows no objective."""

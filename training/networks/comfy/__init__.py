@@ -1,0 +1,1 @@
+"""Networks that ComfyUI loads: where it lies, which file is which family, and how they train."""

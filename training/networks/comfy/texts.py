@@ -1,0 +1,66 @@
+"""What networks are told beside the noisy latent: text encoders' tensors, looked up by number."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sv_core.errors import InvalidInput
+
+from .families import Family
+
+Entry = Mapping[str, Tensor]
+
+
+class Texts(Protocol):
+    """What the text encoders made of each condition.
+
+    ``context`` (L, D), and where the family has them ``pooled`` (P,) and ``attention_mask`` (L,).
+    """
+
+    def __getitem__(self, k: int) -> Entry: ...
+
+
+def grouped(texts: Texts, numbers: Sequence[int]) -> list[tuple[list[int], dict[str, Tensor]]]:
+    """Rows whose texts have the same shapes, with these texts stacked: (b, L, D).
+
+    So no text is padded: ComfyUI pads by repetition, and not every version masks what it added.
+    Numbers come as float32, for autocast on a CPU knows no stacking of float16.
+    """
+    entries = {
+        k: {
+            n: x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
+            for n, x in texts[k].items()
+        }
+        for k in set(numbers)
+    }
+    alike: dict[Any, list[int]] = {}
+    for row, k in enumerate(numbers):
+        shapes = tuple(sorted((name, tuple(x.shape)) for name, x in entries[k].items()))
+        alike.setdefault(shapes, []).append(row)
+    return [
+        (rows, {name: torch.stack([entries[numbers[r]][name] for r in rows]) for name, _ in shapes})
+        for shapes, rows in alike.items()
+    ]
+
+
+def require(texts: Texts, family: Family, network: nn.Module, path: Path) -> None:
+    """Raises InvalidInput, in one sentence, for texts of other encoders than the network's."""
+    entry = texts[0]
+    for name, width in (("context", family.context(network)), ("pooled", family.pooled(network))):
+        has = entry[name].shape[-1] if name in entry else 0
+        if has < width or (name == "context" and has != width):
+            raise InvalidInput(
+                f"{path} takes {name} text of width {width}, the cached text has {has or 'none'}: "
+                f"prepare the cache with {family.title}'s text encoders"
+            )
+
+
+def empty_text(family: Family, network: nn.Module, device: str) -> dict[str, Tensor]:
+    """Zeros in place of one text, of two tokens."""
+    entry = {"context": torch.zeros(1, 2, family.context(network), device=device)}
+    if family.pooled(network):
+        entry["pooled"] = torch.zeros(1, family.pooled(network), device=device)
+    return entry

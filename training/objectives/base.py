@@ -1,0 +1,63 @@
+"""What every objective has: an aim (inputs and targets of a batch), its losses, bins of time."""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from sv_core.objective import Losses, References
+from sv_core.targets import Path
+
+from ..data.batches import Batch
+from ..networks.base import Backbone
+
+BINS = 8
+
+
+class Aim(NamedTuple):
+    """Where a batch's samples are on their paths, and what the network should say there.
+
+    It is asked for the average velocity over [r, t] (b,), which is the velocity where r = t.
+    ``v`` is the velocity that ``target`` (b, ...) was made of, ``weight`` (b,) is the loss's,
+    ``mask`` (b, 1, ...) says which cells count.
+    """
+
+    path: Path
+    cond: Tensor
+    r: Tensor
+    v: Tensor
+    target: Tensor
+    weight: Tensor
+    mask: Tensor | None = None
+
+    def at(self, rows: slice | Tensor) -> "Aim":
+        """Some of the samples."""
+        path, *rest = self[:-1]
+        mask = None if self.mask is None else self.mask[rows]
+        return Aim(Path(*(x[rows] for x in path)), *(x[rows] for x in rest), mask=mask)
+
+
+class Criterion(Protocol):
+    """What a kind of objective computes in a step; everything else is the same for all."""
+
+    def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """r <= t, each (n,), of a whole batch: what ``aim`` draws first."""
+        ...
+
+    def aim(
+        self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
+    ) -> tuple[Aim, dict[str, Any]]:
+        """For a batch that is those ``rows`` of the step's; with a report when it is asked for."""
+        ...
+
+    def losses(self, backbone: Backbone, aim: Aim) -> Losses:
+        """With a graph, from one part of the batch."""
+        ...
+
+
+TIMES = (torch.arange(BINS) + 0.5) / BINS
+
+
+def bin_of(t: Tensor) -> Tensor:
+    """Which of the eight parts a time lies in: (b,) -> (b,)."""
+    return (t * BINS).long().clamp_max(BINS - 1)

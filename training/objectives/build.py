@@ -1,0 +1,48 @@
+"""From the configuration to an objective."""
+
+import functools
+import inspect
+
+from sv_core.errors import InvalidInput
+from sv_core.objective import Objective
+from sv_core.timesteps import TIMESTEPS, within
+
+from ..config.schema import Config, ObjectiveConfig
+from ..networks.base import Backbone
+from ..run.state import TrainState
+from .base import Criterion
+from .meanflow import MeanFlow
+from .velocity import Velocity
+
+
+def build_criterion(config: Config, objective: Objective, state: TrainState) -> Criterion:
+    """What the configured kind of objective computes."""
+    if config.objective.kind == "meanflow":
+        return MeanFlow(config, objective, state)
+    return Velocity(config, objective)
+
+
+def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
+    """Where the configuration says nothing, the times are those of the backbone's own schedule.
+
+    Raises InvalidInput for a parameter that the named timesteps do not have.
+    """
+    name, params = config.timesteps, config.timestep_params
+    if name == "auto" and config.kind == "meanflow":
+        name, params = "logit_normal", params or {"mean": -0.4}  # its paper's
+    elif name == "auto":
+        name = "uniform" if backbone.shift == 1 else "shifted"
+        params = params or ({} if backbone.shift == 1 else {"shift": backbone.shift})
+    draw = TIMESTEPS[name]
+    known = list(inspect.signature(draw).parameters)[2:]  # after n and the generator
+    for key in params:
+        if key not in known:
+            raise InvalidInput(
+                f"unknown config key 'objective.timestep_params.{key}' for timesteps "
+                f"{name!r} (have: {', '.join(known) or 'none'})"
+            )
+    draw = functools.partial(draw, **params)
+    low, high = config.span or backbone.span
+    if (low, high) != (0.0, 1.0):
+        draw = functools.partial(within, draw=draw, low=low, high=high)
+    return Objective(timesteps=draw, threshold=config.threshold)

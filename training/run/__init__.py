@@ -1,0 +1,1 @@
+"""A run: its loop, one step, its state, what it saves and what it reports."""

@@ -1,0 +1,257 @@
+"""The training loop: batch, target, loss, step, report, save."""
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..config.schema import Config
+from ..data import batches, dataset
+from ..engine.distributed import Processes
+from ..engine.optim import lr_at
+from ..objectives.build import build_objective
+from ..prefetch import ahead
+from . import checkpoint, reports
+from .checkpoint import open_run, save
+from .preview import Preview
+from .reports import write_bins
+from .state import TrainState
+from .step import Learner
+from .validate import by_interval, one_call_gap, validate
+
+MOST_SKIPPED = 50
+"""So many fp16 steps in a row may overflow before the run is given up."""
+
+
+class Outcome(NamedTuple):
+    """Where a run ended: its last step, whether that was the planned one, its weights file."""
+
+    step: int
+    finished: bool
+    weights: Path
+
+
+def train(config: Config, resume: bool = False) -> Outcome:
+    """Run the configuration to its last step, or to Ctrl-C, and leave everything in run.out.
+
+    Raises InvalidInput or FloatingPointError, each in one sentence.
+    """
+    processes = Processes(config.run)
+    with processes.together():
+        outcome = _Run(config, processes, resume).go()
+    if processes.count > 1:
+        processes.leave()
+    return outcome
+
+
+class _Run:
+    """A run from its opening to its end."""
+
+    def __init__(self, config: Config, processes: Processes, resume: bool):
+        self.config, self.processes = config, processes
+        self.out = Path(config.run.out)
+        for name in config.run.trackers:
+            reports.library(name)  # a missing one is said before the work, not after
+        self.dataset = dataset.load(config.data, config.align.encoders)
+        calls = (1, 4) if config.objective.kind == "meanflow" else ()
+        vae = Path(config.run.vae) if config.run.vae else None
+        folder, device = config.comfy.folder, processes.device
+        self.preview = Preview(self.dataset, vae, calls, folder, device)
+        self.state = TrainState(config, self.dataset, processes)
+        self.learner = Learner(
+            config, self.state, build_objective(config.objective, self.state.backbone)
+        )
+        open_run(config, self.state, resume)
+        self.skipped = 0
+
+    def go(self) -> Outcome:
+        """Every step to the last, or to Ctrl-C."""
+        config, state, out = self.config, self.state, self.out
+        steps, main = config.optim.steps, self.processes.is_main
+        bar = tqdm(
+            total=steps,
+            initial=state.step,
+            unit="step",
+            desc="train",
+            dynamic_ncols=True,
+            disable=not main,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log needs no ten lines a second
+        )
+        with ExitStack() as stack:
+            stack.enter_context(bar)
+            metrics = stack.enter_context(closing(reports.Metrics(out, state.step))) if main \
+                else None  # fmt: skip
+            watchers = reports.open_trackers(config, state.step) if main else []
+            for watcher in watchers:
+                stack.enter_context(closing(watcher))
+            if main:
+                for note in self.dataset.notes():
+                    tqdm.write(f"note: {note}", file=sys.stderr)
+            interrupted = stack.enter_context(_interruptible())
+            for step, batch in self._batches(stack):
+                record, stop = self._step(step, batch, interrupted.is_set())
+                if self.processes.count == 1:  # several agree a step later
+                    stop = interrupted.is_set()
+                if metrics is not None:
+                    metrics.add(record)
+                    for watcher in watchers:
+                        watcher.add(record)
+                    bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
+                    bar.update()
+                self._show(step)
+                if _due(step, config.run.save_every, steps) or stop:
+                    if metrics is not None:
+                        metrics.sync()
+                    save(config, state)
+                if stop:
+                    break
+            if main and state.step:
+                write_bins(out)
+        path = checkpoint.weights_path(out, state.step)
+        return Outcome(state.step, state.step == steps, path)
+
+    def _batches(self, stack: ExitStack) -> Iterator[tuple[int, batches.Batch]]:
+        """The steps that are left with their batches, read while the step before is computed."""
+        pool = ThreadPoolExecutor(1)
+        stack.callback(pool.shutdown, cancel_futures=True)
+
+        def read(step: int) -> tuple[int, batches.Batch]:
+            return step, self.learner.fetch(step)
+
+        left = range(self.state.step + 1, self.config.optim.steps + 1)
+        return ahead(pool, read, left, 1)
+
+    def _step(self, step: int, batch: batches.Batch, asked: bool) -> tuple[dict[str, Any], bool]:
+        """One optimiser step; its record, and whether any process was asked to stop."""
+        config, state, processes = self.config, self.state, self.processes
+        began = time.perf_counter()
+        report = _due(step, config.run.report_every, config.optim.steps)
+        losses, aligned, said = self.learner.compute(batch, step, report)
+        # One message tells all processes all that they must agree on.
+        n, rows = config.data.batch_size, self.learner.rows
+        shared = torch.zeros(n + 2, device=processes.device)
+        shared[rows], shared[n], shared[n + 1] = losses, aligned, float(asked)
+        losses, (aligned, stop) = processes.sum(shared).cpu().split([n, 2])
+        norm, skipped = torch.tensor(math.nan), False
+        if torch.isfinite(losses).all() and torch.isfinite(aligned):
+            norm, skipped = self.learner.update(step)
+        self.skipped = self.skipped + 1 if skipped else 0
+        self._require_finite(losses, aligned, norm, step)
+        if not skipped:
+            for average in state.averages:
+                average.update(step)
+        state.step = step
+        record: dict[str, Any] = {"step": step, "loss": losses.mean().item()}
+        if state.alignment:
+            record["align"] = aligned.item()
+        record |= by_interval(losses, *self.learner.times(step))
+        record |= {"grad_norm": None if skipped else norm.item(), "lr": lr_at(step, config.optim)}
+        record |= said
+        record["samples_per_s"] = round(n / (time.perf_counter() - began), 1)
+        if _due(step, config.run.validate_every, config.optim.steps):
+            record |= self._validate()
+        return record, bool(stop)
+
+    def _validate(self) -> dict[str, Any]:
+        """The averaged network's loss on what is held out, in all and per eighth of t."""
+        if not len(self.dataset.held_out):
+            return {}
+        processes = self.processes
+        # Where weights are spread, a forward pass takes all processes, so all make the same ones.
+        one = processes.sharded
+        part = slice(None) if one else slice(processes.index, None, processes.count)
+        with self.state.averaged() as backbone:
+            rows = self.learner.rows
+            chunk = (rows.stop - rows.start) // self.config.optim.accumulate
+            sums, count = validate(backbone, self.dataset, part, chunk)
+            gap = {}
+            whole = backbone.span == (0.0, 1.0)  # half of a pair makes nothing alone
+            if self.config.objective.kind == "meanflow" and whole:
+                gap["val_one_call"] = one_call_gap(backbone, self.dataset, chunk=chunk)
+        shared = torch.cat([sums, torch.tensor([float(count)])]).float().to(processes.device)
+        *sums, count = (shared if one else processes.sum(shared)).tolist()
+        losses = [None if math.isnan(s) else s / count for s in sums]
+        known = [x for x in losses if x is not None]
+        return {"val_loss": sum(known) / len(known), "val_loss_bins": losses} | gap
+
+    def _show(self, step: int) -> None:
+        """Previews and the chart, when they are due."""
+        main = self.processes.is_main
+        if not _due(step, self.config.run.preview_every, self.config.optim.steps):
+            return
+        if main or self.processes.sharded:
+            picture = self.out / "previews" / f"{step:06d}.png"
+            with self.state.averaged() as backbone:
+                self.preview.write(backbone, picture if main else None)
+        if main and step < self.config.optim.steps:
+            write_bins(self.out)
+
+    def _require_finite(self, losses: Tensor, aligned: Tensor, norm: Tensor, step: int) -> None:
+        """Stop before a number that is none reaches the averages or a file."""
+        if self.skipped:
+            if self.skipped < MOST_SKIPPED:
+                return
+        elif torch.isfinite(losses).all() and torch.isfinite(aligned) and torch.isfinite(norm):
+            return
+        config = self.config
+        r, t = self.learner.times(step)
+        bad = ~torch.isfinite(losses)
+        if (bad & (r < t)).any():
+            bad &= r < t
+            what = (
+                f"MeanFlow target is not finite, or more than meanflow.limit = "
+                f"{config.meanflow.limit:g} times as long as its velocity,"
+            )
+        elif bad.any():
+            what = "loss is not a finite number"
+        else:
+            bad = torch.ones_like(bad)
+            what = "gradient" if torch.isfinite(aligned) else "alignment loss"
+            what += " is not a finite number"
+        times = ", ".join(
+            f"{b:.4f}" + (f" (r = {a:.4f})" if a < b else "")
+            for a, b in zip(r[bad][:4].tolist(), t[bad][:4].tolist(), strict=True)
+        )
+        times += ", ..." if bad.sum() > 4 else ""
+        saved = sorted(self.out.glob("weights-*.safetensors"))
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing had been saved yet"
+        raise FloatingPointError(
+            f"the {what} at step {step}, t = {times}; {good}. "
+            f"Try a lower optim.lr, a longer optim.warmup or run.precision=fp32"
+        )
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    """Whether something that happens ``every`` so many steps, and at the last one, happens now."""
+    return step == steps or (every > 0 and step % every == 0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C (and a polite kill) lets the loop end after its step; a second one ends it at once."""
+    asked = threading.Event()
+    before = {}
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(number, before[number])
+
+    # Python lets only the main thread have signal handlers.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

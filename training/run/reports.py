@@ -1,0 +1,191 @@
+"""bins.png: what StableVM did and what is left to learn, by time."""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from sv_core.errors import InvalidInput
+
+from ..config.load import dump
+from ..config.schema import Config
+from ..files import _in_words, write_atomically
+from ..objectives.base import BINS, TIMES
+
+CHART = "bins.png"
+
+
+def pooled(records: list[dict[str, Any]], name: str) -> list[float | None]:
+    """The mean of a per-bin figure over all reports, each bin weighed by its samples."""
+    means: list[float | None] = []
+    for i in range(BINS):
+        pairs = [(r["stable"]["count"][i], r["stable"][name][i]) for r in records if "stable" in r]
+        total = sum(n for n, _ in pairs)
+        means.append(sum(n * x for n, x in pairs if n) / total if total else None)
+    return means
+
+
+def write_bins(out: Path) -> None:
+    """Draw the run's reports: effective size, changed share, validation loss, each by t."""
+    lines = (out / METRICS).read_text(encoding="utf-8").splitlines()
+    # Most lines of a long run hold neither, and need not be parsed.
+    records = [json.loads(x) for x in lines if '"stable"' in x or '"val_loss_bins"' in x]
+    panels = []
+    if any("stable" in r for r in records):
+        panels.append(("effective number of references", [("", pooled(records, "effective_size"))]))
+        panels.append(("share of targets that changed", [("", pooled(records, "changed"))]))
+    losses = [r for r in records if "val_loss_bins" in r]
+    if losses:
+        shown = {r["step"]: r for r in (losses[0], losses[len(losses) // 2], losses[-1])}
+        curves = [(f"step {step}", r["val_loss_bins"]) for step, r in shown.items()]
+        panels.append(("validation loss", curves))
+    if not panels:
+        return
+    from matplotlib.figure import Figure  # which takes longer to import than most of this to run
+
+    width = 4.4 * len(panels)
+    figure = Figure(figsize=(width, 3.6))
+    # Margins by hand: to have them computed takes longer than to draw.
+    figure.subplots_adjust(0.6 / width, 0.14, 1 - 0.2 / width, 0.9, wspace=0.22)
+    times = TIMES.tolist()
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, curves) in zip(axes, panels, strict=True):
+        axis.set_title(title, fontsize=11)
+        for label, values in curves:
+            known = [(t, v) for t, v in zip(times, values, strict=True) if v is not None]
+            axis.plot(*zip(*known, strict=True), marker="o", markersize=4, label=label)
+        if title.startswith("effective"):
+            axis.set_yscale("log")
+        elif title.startswith("share"):
+            axis.set_ylim(-0.03, 1.03)
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("t: data (0) to noise (1)")
+        axis.grid(alpha=0.3)
+        if any(label for label, _ in curves):
+            axis.legend(fontsize=8)
+    write_atomically(out / CHART, lambda file: figure.savefig(file, format="png", dpi=100))
+
+
+METRICS = "metrics.jsonl"
+
+
+class Metrics:
+    """metrics.jsonl: one line per step, none twice and none missing, also after a crash."""
+
+    def __init__(self, out: Path, step: int):
+        """Go on after ``step``; lines of later steps belong to what a crash undid."""
+        self.path = out / METRICS
+        kept = []
+        if step and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:  # the line that a kill cut short
+                    break
+                if record["step"] > step:
+                    break
+                kept.append(line + "\n")
+        write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Append one step's record; it is in the system's hands at once, so a kill loses none."""
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as e:
+            raise _in_words(e, self.path) from e
+
+    def sync(self) -> None:
+        """Push it to the disk, before the state that counts on it."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as e:
+            raise _in_words(e, self.path) from e
+
+    def close(self) -> None:
+        # What a full disk refused is still in the buffer and would be refused again.
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+class Tracker(Protocol):
+    """Takes in one step's record; lists become one curve per entry."""
+
+    def add(self, record: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
+
+
+def library(package: str) -> Any:
+    """The module of a tracker. Raises InvalidInput, in one sentence, when it is not installed."""
+    try:
+        return importlib.import_module(MODULES[package])
+    except ImportError as e:
+        raise InvalidInput(
+            f"run.trackers names {package}, which is not installed ({e}): pip install {package}, "
+            f"or leave it out; metrics.jsonl is written anyway"
+        ) from e
+
+
+def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """A record as (name, number): nested names and places in lists joined by /, gaps left out."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, list):
+            yield from numbers({str(i): v for i, v in enumerate(value)}, f"{prefix}{name}/")
+        elif value is not None and name != "step":
+            yield prefix + name, value
+
+
+class TensorBoard:
+    """Event files in the run's own folder: tensorboard --logdir RUN."""
+
+    def __init__(self, config: Config, step: int):
+        writer = library("tensorboard").SummaryWriter
+        # What a crash undid is taken back.
+        self._writer = writer(config.run.out, purge_step=step + 1)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for name, value in numbers(record):
+            self._writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """A run of Weights & Biases, the same one again when it is resumed."""
+
+    def __init__(self, config: Config, step: int):
+        out = Path(config.run.out).resolve()
+        self._run = library("wandb").init(
+            project="stable-velocity",
+            name=out.name,
+            dir=str(out),
+            id=hashlib.sha256(str(out).encode()).hexdigest()[:16],
+            resume="allow",
+            config={"toml": dump(config)},
+        )
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self._run.log(dict(numbers(record)), step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+TRACKERS = {"tensorboard": TensorBoard, "wandb": Wandb}
+
+
+def open_trackers(config: Config, step: int) -> list[Tracker]:
+    """Those of ``run.trackers``, from the step after ``step`` on."""
+    return [TRACKERS[name](config, step) for name in config.run.trackers]

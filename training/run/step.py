@@ -1,0 +1,115 @@
+"""One step's computation: from a batch to gradients, and from gradients to new weights."""
+
+from contextlib import ExitStack, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from sv_core.objective import Objective
+
+from .. import rng
+from ..config.schema import Config, needs_references
+from ..data import batches
+from ..data.cache import LatentCache
+from ..engine.compile import adapt
+from ..engine.optim import lr_at
+from ..networks.base import Backbone
+from ..objectives.bank import references
+from ..objectives.base import Aim, Criterion
+from ..objectives.build import build_criterion
+from .state import TrainState
+
+
+class Learner:
+    """A run's network, projectors and optimiser at work on this process's share of a batch."""
+
+    def __init__(self, config: Config, state: TrainState, objective: Objective):
+        self.config, self.objective, self.dataset = config, objective, state.dataset
+        self.processes, self.null = state.processes, state.null
+        self.bank, self.alignment = state.bank, state.alignment
+        self.rows = self.processes.share(config.data.batch_size, config.optim.accumulate)
+        self.parameters = state.parameters
+        adapt(state.backbone.blocks, config.run, random=config.lora.dropout > 0)
+        self.criterion: Criterion = build_criterion(config, objective, state)
+        model, *projectors = self.processes.prepare(*state.modules)
+        self.model: nn.Module = model
+        self.projectors: nn.Module | None = projectors[0] if projectors else None
+        (self.optimizer,) = self.processes.prepare(state.optimizer)
+        self.backbone: Backbone = state.backbone.on(model)
+
+    def fetch(self, step: int) -> batches.Batch:
+        """This process's share of the step's batch, read; where there is text, with references."""
+        config, seed = self.config, self.config.run.seed
+        batch = batches.batch(self.dataset, config.data, seed, step, self.rows)
+        cache = self.dataset
+        if not isinstance(cache, LatentCache) or cache.text is None or not needs_references(config):
+            return batch
+        wanted = self.times(step)[1][self.rows] >= self.objective.threshold
+        n, first = config.objective.bank, self.rows.start
+        return batches.with_companions(batch, cache, n, wanted, seed, step, first)
+
+    def compute(self, batch: batches.Batch, step: int, report: bool) -> tuple[Tensor, Tensor, dict]:
+        """Leave the gradients in place; (squared error per sample, alignment loss, report)."""
+        parts = self.config.optim.accumulate
+        device, seed = self.processes.device, self.config.run.seed
+        batch = batch._replace(
+            x0=batch.x0.to(device),
+            features=tuple(z.to(device) for z in batch.features),
+            mask=None if batch.mask is None else batch.mask.to(device),
+        )
+        if self.config.lora.dropout:  # else nothing draws from torch's own generator
+            own = f"dropout/{self.processes.index}"
+            torch.manual_seed(rng.generator(seed, step, own).initial_seed())
+        refs = references(self.bank, batch, self.null) if self.bank else batch.refs
+        drawn = rng.generator(seed, step, "path")
+        aim, said = self.criterion.aim(batch, refs, drawn, self.rows, report)
+        # Of the whole batch, which every process can draw: so the shares add up to its loss.
+        total = None
+        if self.alignment:
+            total = self.alignment.weight(self.times(step)[1]).sum().to(device)
+        losses, aligned = [], torch.zeros((), device=device)
+        size = len(batch.x0) // parts
+        for part in range(parts):
+            rows = slice(part * size, (part + 1) * size)
+            features = [z[rows] for z in batch.features]
+            loss, align = self._part(aim.at(rows), features, total, part == parts - 1)
+            losses.append(loss)
+            aligned += align
+        return torch.cat(losses), aligned, said
+
+    def times(self, step: int) -> tuple[Tensor, Tensor]:
+        """r <= t (n,) of all samples of a step, those of other processes included."""
+        drawn = rng.generator(self.config.run.seed, step, "path")
+        return self.criterion.times(self.config.data.batch_size, drawn)
+
+    def _part(
+        self, aim: Aim, features: list[Tensor], total: Tensor | None, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        processes, alignment = self.processes, self.alignment
+        with ExitStack() as stack:
+            for model in (self.model, self.projectors):
+                if model is not None:
+                    stack.enter_context(processes.synchronising(model, last))
+            tokens = stack.enter_context(alignment.watching() if alignment else nullcontext())
+            with processes.autocast():
+                losses = self.criterion.losses(self.backbone, aim)
+                loss = losses.loss.sum() / self.config.data.batch_size
+                align = torch.zeros((), device=processes.device)
+                if alignment:
+                    assert self.projectors is not None and tokens is not None and total is not None
+                    projected = self.projectors(tokens[0])
+                    align = alignment.loss(projected, features, aim.path.t, total)
+            # Gradients are averaged over the processes, and these are shares of a sum.
+            processes.backward((loss + align) * processes.count)
+        return losses.error, align.detach()
+
+    def update(self, step: int) -> tuple[Tensor, bool]:
+        """Clip and step; (the gradient's norm, whether fp16 overflowed and nothing moved)."""
+        norm = self.processes.clip(self.parameters, self.config.optim.clip)
+        if self.config.run.precision != "fp16" and not torch.isfinite(norm):
+            return norm, False
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(step, self.config.optim)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm, self.optimizer.step_was_skipped

@@ -1,0 +1,1 @@
+"""Samples of a network while it trains and afterwards."""

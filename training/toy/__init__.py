@@ -1,0 +1,1 @@
+"""Experiments in two dimensions, where everything is known exactly."""
