@@ -252,7 +252,7 @@ def test_what_cannot_be_is_said():
     with pytest.raises(InvalidInput, match=r"no list of blocks: say by lora\.targets"):
         lora.inject(nn.Sequential(nn.Linear(2, 2)))
     lora.inject(net)
-    with pytest.raises(InvalidInput, match="already"):
+    with pytest.raises(RuntimeError, match="already"):
         lora.inject(net)
 
 

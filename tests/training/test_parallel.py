@@ -162,7 +162,7 @@ def test_a_lost_process_ends_the_others_in_one_sentence(aligned, job, tmp_path):
     said = one.communicate(timeout=60)[1]
     assert one.returncode == 2
     last = said.rstrip().splitlines()[-1]
-    assert last.startswith("ConnectionError: process 0 of 2 has lost the others")
+    assert last.startswith("Unavailable: process 0 of 2 has lost the others")
     assert "--resume" in last
     step = read_state(tmp_path / "run")["step"]
     assert step in (4, 6)

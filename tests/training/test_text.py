@@ -151,7 +151,7 @@ def test_encoders_that_fail_bind_nothing(made, monkeypatch):
     root = write_digits(made / "digits", 20)
 
     def fail(*_):
-        raise ValueError("no ComfyUI found")
+        raise InvalidInput("no ComfyUI found")
 
     with monkeypatch.context() as patch:
         patch.setattr(encode, "HostText", fail)
