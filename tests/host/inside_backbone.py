@@ -644,7 +644,7 @@ def check_texts_of_other_encoders_are_refused():
     entry = {"context": torch.zeros(3, 4096)}
     refused(lambda: sd3.reading([entry]), "pooled", "2048", "none", "SD3.5's text")
     one = replace(small("wan"), texts=None)
-    refused(lambda: one.velocity(*self_check.sample(one)[:3]), "no texts")
+    refused(lambda: one.velocity(*self_check.sample(one)[:3]), "no texts", kind=RuntimeError)
 
 
 def check_bad_files_are_refused_in_words():
