@@ -49,15 +49,20 @@ def _check(config: Config) -> None:
 
 def _check_meanflow(config: Config) -> None:
     """[meanflow] and what goes with it."""
-    meanflow = config.meanflow
-    if config.objective.kind != "meanflow":
-        for name, value in vars(MeanFlowConfig()).items():
-            if vars(meanflow)[name] != value:
-                raise InvalidInput(
-                    f"meanflow.{name} is for objective.kind = meanflow, and it is "
-                    f"{config.objective.kind}: change that, or leave out [meanflow]"
-                )
+    if config.objective.kind == "meanflow":
+        _check_meanflow_numbers(config.meanflow)
+        _check_meanflow_network(config)
         return
+    for name, value in vars(MeanFlowConfig()).items():
+        if vars(config.meanflow)[name] != value:
+            raise InvalidInput(
+                f"meanflow.{name} is for objective.kind = meanflow, and it is "
+                f"{config.objective.kind}: change that, or leave out [meanflow]"
+            )
+
+
+def _check_meanflow_numbers(meanflow: MeanFlowConfig) -> None:
+    """The section's numbers among themselves."""
     if isinstance(meanflow.beta, str):
         if meanflow.beta != "auto":
             raise InvalidInput(f"meanflow.beta must be a number or auto, got {meanflow.beta!r}")
@@ -77,9 +82,13 @@ def _check_meanflow(config: Config) -> None:
             f"meanflow.anchor = {meanflow.anchor:g} holds the network's own velocity in place, "
             f"which meanflow.beta = 0 does not use: set a beta, or leave out the anchor"
         )
+
+
+def _check_meanflow_network(config: Config) -> None:
+    """What MeanFlow asks of the network and of how it is computed."""
+    comfy = config.comfy
     if config.run.precision == "fp16":
         raise InvalidInput("run.precision = fp16 overflows in MeanFlow's derivative: use bf16")
-    comfy = config.comfy
     if config.lora.rank is not None and comfy.checkpoint is None:
         raise InvalidInput(
             "MeanFlow teaches a network what an interval is, which [lora] keeps frozen in a SiT: "
@@ -90,7 +99,7 @@ def _check_meanflow(config: Config) -> None:
             f"MeanFlow's derivative needs all blocks where they are computed, and "
             f"comfy.offload_blocks = {comfy.offload_blocks} keeps some elsewhere: set it to 0"
         )
-    if comfy.checkpoint is not None and meanflow.derivative == "difference":
+    if comfy.checkpoint is not None and config.meanflow.derivative == "difference":
         raise InvalidInput(
             "meanflow.derivative = difference is too coarse for a model of ComfyUI, which counts "
             "time in thousandths: leave it out, the exact one is checked at the start"

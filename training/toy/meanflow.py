@@ -83,6 +83,33 @@ def coefficient(
     return control_coefficient(u, x, r, t, v, v_hat).clamp_max(CAP)
 
 
+class _Stack:
+    """The networks of all methods and seeds in one stack, their averages and their optimiser."""
+
+    def __init__(self, seeds: int, steps: int, lr: float, generator: Generator):
+        self.parameters = [
+            p.detach().repeat(len(METHODS), 1, 1).requires_grad_()
+            for p in initial(seeds, generator, times=2)
+        ]
+        self.average = [p.detach().clone() for p in self.parameters]
+        self._optimizer = torch.optim.Adam(self.parameters, lr=lr)
+        self._decay = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)
+
+    def u(self, x: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """The average velocities of all networks, rows in their order."""
+        return stack(self.parameters, x, r, t)
+
+    def update(self, loss: Tensor, step: int) -> None:
+        """One step down the loss, and of the average, which is quick at first."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self._decay.step()
+        keep = min(0.998, (1 + step) / (10 + step))  # the start is worth nothing
+        for a, p in zip(self.average, self.parameters, strict=True):
+            a.lerp_(p.detach(), 1 - keep)
+
+
 def train(
     draw: Draw, seeds: int = 3, steps: int = 2000, batch: int = 192, lr: float = 5e-3
 ) -> dict[str, Run]:
@@ -92,26 +119,13 @@ def train(
     """
     generator = Generator().manual_seed(1)
     nets, rows = len(METHODS) * seeds, seeds * batch
-    parameters = [
-        p.detach().repeat(len(METHODS), 1, 1).requires_grad_()
-        for p in initial(seeds, generator, times=2)
-    ]
-    average = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.Adam(parameters, lr=lr)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    networks = _Stack(seeds, steps, lr, generator)
     objective = Objective()
     banks = {i: MemoryBank(seeds, m.bank, (2,)) for i, m in enumerate(METHODS) if m.bank}
     labels = torch.arange(seeds).repeat_interleave(batch)
     own = torch.arange(nets * batch).view(len(METHODS), seeds, batch)
-    automatic = [
-        i * seeds + k for i, m in enumerate(METHODS) if m.beta is None for k in range(seeds)
-    ]
     beta = torch.tensor([m.beta or 0.0 for m in METHODS]).repeat_interleave(seeds)
     total = torch.zeros(nets)
-
-    def u(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return stack(parameters, x, r, t)
-
     for step in range(steps):
         # The seeds share their times, so that each network has as many rows with r < t.
         r, t = (a.repeat(nets) for a in time_pairs(batch, generator, draw=uniform, equal=0.5))
@@ -127,27 +141,29 @@ def train(
         target = objective.target(path, refs)
         inside = torch.nonzero(r < t).flatten()
         x, r_in, t_in, v = path.x_t[inside], r[inside], t[inside], target[inside]
-        v_hat = stack(average, x, t_in, t_in)
-        count = len(inside) // nets
-        for i in automatic:
-            part = slice(i * count, (i + 1) * count)
-            mine = (x[part], r_in[part], t_in[part], v[part], v_hat[part])
-            beta[i] = coefficient([p[i] for p in parameters], *mine)
+        v_hat = stack(networks.average, x, t_in, t_in)
+        _estimate(beta, networks.parameters, (x, r_in, t_in, v, v_hat), seeds)
         total += beta
-        share = beta.repeat_interleave(count)[:, None]
-        target[inside] = mean_velocity_target(u, x, r_in, t_in, v, v_hat=v_hat, beta=share)
+        share = beta.repeat_interleave(len(inside) // nets)[:, None]
+        target[inside] = mean_velocity_target(networks.u, x, r_in, t_in, v, v_hat=v_hat, beta=share)
         # A sum over the networks: each sees the mean over its own batch.
-        loss = (u(path.x_t, r, t) - target).square().sum() / (2 * batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        decay.step()
-        # Quick at first: the start is worth nothing.
-        keep = min(0.998, (1 + step) / (10 + step))
-        for a, p in zip(average, parameters, strict=True):
-            a.lerp_(p.detach(), 1 - keep)
-    samples = one_call(average, nets, seeds)
-    means = (total / steps).view(-1, seeds)
+        loss = (networks.u(path.x_t, r, t) - target).square().sum() / (2 * batch)
+        networks.update(loss, step)
+    return _measured(one_call(networks.average, nets, seeds), total / steps, draw, seeds)
+
+
+def _estimate(beta: Tensor, parameters: Parameters, rows: tuple[Tensor, ...], seeds: int) -> None:
+    """Write the estimated coefficient of every network whose method leaves it open, in place."""
+    count = len(rows[0]) // len(beta)
+    for i in range(len(beta)):
+        if METHODS[i // seeds].beta is None:
+            mine = (a[i * count : (i + 1) * count] for a in rows)
+            beta[i] = coefficient([p[i] for p in parameters], *mine)
+
+
+def _measured(samples: Tensor, beta: Tensor, draw: Draw, seeds: int) -> dict[str, Run]:
+    """Each method's samples, their distance to fresh data, and its mean coefficient."""
+    means = beta.view(-1, seeds)
     fresh = draw(seeds * POINTS, Generator().manual_seed(3)).view(seeds, POINTS, 2)
     return {
         m.name: Run(
