@@ -99,6 +99,9 @@ def without_guard():
 
 def sampled(one, sigma, entry, shape):
     """(x, denoised) of the host's own sampling at one noise level."""
+    import comfy.model_patcher
+    import comfy.sample
+    import comfy.samplers
 
     seen = []
 
@@ -112,9 +115,9 @@ def sampled(one, sigma, entry, shape):
         extra["pooled_output"] = entry["pooled"][None]
     conds = [[entry["context"][None], extra]]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    comfy_load.sample.sample_custom(
-        comfy_load.model_patcher.ModelPatcher(one.base, cpu, cpu), noise, 1.0,
-        comfy_load.samplers.KSAMPLER(look), torch.tensor([sigma, 0.0]), conds, conds,
+    comfy.sample.sample_custom(
+        comfy.model_patcher.ModelPatcher(one.base, cpu, cpu), noise, 1.0,
+        comfy.samplers.KSAMPLER(look), torch.tensor([sigma, 0.0]), conds, conds,
         torch.randn(shape, generator=torch.Generator().manual_seed(4)), disable_pbar=True, seed=0,
     )  # fmt: skip
     return seen

@@ -15,6 +15,7 @@ from pathlib import Path
 
 PACK, RESULTS, FOLDER = (Path(path) for path in sys.argv[1:4])
 sys.path.insert(0, os.getcwd())
+sys.path.append(str(PACK))  # behind the host, whose nodes.py must be found first
 
 import comfy.options  # noqa: E402  before the arguments, as the host's main does
 from comfy.cli_args import args  # noqa: E402
@@ -32,6 +33,8 @@ from comfy.ldm.flux.model import FluxParams  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 import nodes  # noqa: E402
+from training import lora  # noqa: E402
+from training.engine import memory, offload  # noqa: E402
 
 
 def _own(name: str, path: Path):
@@ -41,9 +44,6 @@ def _own(name: str, path: Path):
     return module
 
 
-lora = _own("sv_lora", PACK / "training/lora.py")
-offload = _own("sv_offload", PACK / "training/offload.py")
-footprint = _own("sv_footprint", PACK / "training/footprint.py")
 tiny = _own("sv_tiny", PACK / "tests/host/tiny.py")
 torch.set_num_threads(1)
 comfy.model_management.in_training = True
@@ -302,7 +302,7 @@ def check_what_a_block_saves_is_within_the_calculation():
         tokens = 2 * ({"wan": 2}.get(family, 1) * 16**2 + (0 if family == "wan" else 7))
         saved = sum(storage.nbytes() for storage in seen.values()) / (2 * tokens * width)
         FIGURES[f"{family} block saves"] = f"{saved:.1f} hidden states"
-        assert 0.7 * footprint.saved_states(4) < saved <= footprint.saved_states(4), (family, saved)
+        assert 0.7 * memory.saved_states(4) < saved <= memory.saved_states(4), (family, saved)
 
 
 def check_the_sizes_of_the_published_networks():
@@ -320,7 +320,7 @@ def check_the_sizes_of_the_published_networks():
         "wan2.2-5b": tiny.WAN_5B | {"dim": 3072, "num_heads": 24, "ffn_dim": 14336,
                                     "num_layers": 30},
     }  # fmt: skip
-    assert published.keys() == footprint.NETWORKS.keys()
+    assert published.keys() == memory.NETWORKS.keys()
     for name, config in published.items():
         config = comfy.model_detection.model_config_from_unet_config(dict(config), {})
         config.set_inference_dtype(torch.float32, None)
@@ -328,9 +328,9 @@ def check_the_sizes_of_the_published_networks():
         lists = [m for m in network.children() if isinstance(m, torch.nn.ModuleList)]
         blocks = [sum(p.numel() for p in b.parameters()) for part in lists for b in part]
         rest = sum(p.numel() for p in network.parameters()) - sum(blocks)
-        expected = footprint.NETWORKS[name]
+        expected = memory.NETWORKS[name]
         assert (rest, tuple(blocks)) == (expected.rest, expected.blocks), (name, rest, set(blocks))
-        assert footprint.network_of(network, [b for part in lists for b in part],
+        assert memory.network_of(network, [b for part in lists for b in part],
                                     expected.width, expected.mlp_ratio) == expected  # fmt: skip
 
 

@@ -15,14 +15,9 @@ import sys
 import traceback
 import weakref
 from pathlib import Path
-from types import ModuleType
 
 PACK, COMFY, PICTURES, MODELS, OUT = (Path(p) for p in sys.argv[1:])
 sys.path[0] = str(PACK)  # in place of this folder
-# The package without what only training needs, which these interpreters lack.
-networks = sys.modules["training.networks"] = ModuleType("training.networks")
-networks.__path__ = [str(PACK / "training.networks")]
-
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 

@@ -11,6 +11,7 @@ from forecast_host import (
     decibels,
     grid_of,
     make_modes,
+    plan,
     planned,
     planned_samplers,
     run,
@@ -123,7 +124,7 @@ def check_any_rank_and_no_callback():
                 return torch.zeros_like(x) + 0.25  # the data is one point
 
         x = torch.randn(shape)
-        for mode in planned_samplers.MODES[:3]:
+        for mode in plan.MODES[:3]:
             out = planned_samplers.sample_planned(
                 Denoiser(), x, GRID, disable=True, plan=Plan(mode)
             )
