@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import save_file
 
 from sv_core.models.sit import from_checkpoint, to_metadata, with_interval
-from tests.host.server import PACK, Host, Server, find_hosts
+from tests.host.server import PACK, Host, Server, find_hosts, furnish, write_tiny_models
 from training.files import read_weights
 
 HOSTS = find_hosts()
@@ -41,14 +41,7 @@ def comfy(request: pytest.FixtureRequest) -> Host:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random models of all the families, as a models folder; every host writes the same bytes."""
     folder = tmp_path_factory.mktemp("tiny") / "models"
-    subprocess.run(
-        [HOSTS[0].python, HERE / "tiny.py", folder],
-        cwd=HOSTS[0].folder,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    write_tiny_models(HOSTS[0], folder)
     return folder
 
 
@@ -69,16 +62,9 @@ def server(
 ) -> Iterator[Server]:
     """A running server of that checkout that has the pack, the digits model and tiny others."""
     base = tmp_path_factory.mktemp(comfy.name, numbered=True)
-    for file in tiny_models.rglob("*.safetensors"):
-        place = base / "models" / file.relative_to(tiny_models)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(file)
-    (base / "custom_nodes").mkdir()
-    (base / "custom_nodes/test_nodes").symlink_to(HERE / "test_nodes", target_is_directory=True)
-    (base / "input").mkdir()
-    shutil.copy2(comfy.folder / "input/example.png", base / "input")
-    shutil.copy2(digits_checkpoint, base / "models/diffusion_models/digits_sit.safetensors")
-    write_meanflow_start(digits_checkpoint, base / "models/diffusion_models")
+    models = furnish(base, comfy, tiny_models)
+    shutil.copy2(digits_checkpoint, models / "digits_sit.safetensors")
+    write_meanflow_start(digits_checkpoint, models)
     running = Server(comfy, base)
     yield running
     running.stop()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -17,6 +18,7 @@ from typing import Any
 from training.networks.comfy.folder import find_all, python_of
 
 PACK = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
 NAME = "stable-velocity"
 FLAGS = ("--cpu", "--disable-api-nodes", "--preview-method", "latent2rgb")
 
@@ -38,18 +40,49 @@ def find_hosts() -> list[Host]:
     return [Host(folder, python_of(folder)) for folder in find_all()]
 
 
+def write_tiny_models(host: Host, folder: Path, source: Path = HERE) -> None:
+    """Random models of all the families, as a models folder; every host writes the same bytes."""
+    subprocess.run(
+        [host.python, source / "tiny.py", folder],
+        cwd=host.folder,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+def furnish(base: Path, host: Host, tiny_models: Path, source: Path = HERE) -> Path:
+    """Give a server's folder the tiny models, the test nodes and a picture to load.
+
+    Returns where its diffusion models lie. ``source`` is the folder of the test nodes.
+    """
+    for file in tiny_models.rglob("*.safetensors"):
+        place = base / "models" / file.relative_to(tiny_models)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file)
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes/test_nodes").symlink_to(source / "test_nodes", target_is_directory=True)
+    (base / "input").mkdir()
+    shutil.copy2(host.folder / "input/example.png", base / "input")
+    return base / "models/diffusion_models"
+
+
 class PromptError(Exception):
     """What the server said about a prompt that it refused or could not finish."""
 
 
 class Server:
-    """One running ComfyUI with the pack, in a folder of its own; the checkout stays untouched."""
+    """One running ComfyUI with the pack, in a folder of its own; the checkout stays untouched.
 
-    def __init__(self, host: Host, base: Path, start: float = 120.0):
+    ``pack`` may be another checkout of this repository than the one that asks.
+    """
+
+    def __init__(self, host: Host, base: Path, start: float = 120.0, pack: Path = PACK):
         self.host, self.base = host, base
         for folder in ("custom_nodes", "models/diffusion_models", "input", "output", "temp"):
             (base / folder).mkdir(parents=True, exist_ok=True)
-        (base / "custom_nodes" / NAME).symlink_to(PACK, target_is_directory=True)
+        (base / "custom_nodes" / NAME).symlink_to(pack, target_is_directory=True)
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
