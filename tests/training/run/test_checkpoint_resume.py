@@ -20,7 +20,7 @@ from training.files import read_weights
 from training.run.checkpoint import read_state, save_state, weights_path
 from training.run.loop import train
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # Trains; at the ATth call of os.NAME on a file that is called LIKE, the process kills itself.
 CHILD = """

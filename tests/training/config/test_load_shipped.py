@@ -19,7 +19,7 @@ from training.data.cache import LatentCache
 from training.engine.memory import CARDS, GIB, NETWORKS, RESERVE, footprint, least_offload
 from training.prepare import main as prepare
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = {path.stem: path for path in sorted((ROOT / "training/configs").glob("*.toml"))}
 LORAS = {
     "flux_lora": "flux-dev",

@@ -22,7 +22,7 @@ from training.data import format
 from training.data.cache import LatentCache
 from training.prepare import configure, main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_digits_come_back_exactly(tmp_path):

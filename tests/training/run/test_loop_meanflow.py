@@ -24,7 +24,7 @@ from training.run.checkpoint import read_state, weights_path
 from training.run.loop import train
 from training.sampling.pictures import sample_calls
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from sv_core.models.sit import SiT, SiTConfig
 from training.config.load import dump, load
 from training.finetune import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DIGITS = ROOT / "training" / "configs" / "digits.toml"
 
 

@@ -18,7 +18,7 @@ from sv_core.fidelity import psnr, ssim
 from sv_core.schedules import regime_split, shift, uniform_grid
 from training.networks.comfy.folder import find_all, python_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTS = find_all()
 
 

@@ -133,7 +133,7 @@ def test_a_12b_lora_fits_cards_of_16_and_24_gb():
 def test_the_table_is_printed():
     done = subprocess.run(
         [sys.executable, "-m", "training.engine.memory"],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     lines = done.stdout.splitlines()

@@ -38,7 +38,7 @@ from training.run import checkpoint, preview, reports
 from training.run.checkpoint import open_run
 from training.run.state import TrainState
 
-OUT, PACK = Path(sys.argv[2]), Path(__file__).resolve().parents[2]
+OUT, PACK = Path(sys.argv[2]), Path(__file__).resolve().parents[3]
 HOST = open_host(Path(sys.argv[1]), torch.device("cpu"))
 RUNS = ("sd3", "flux", "wan")
 """Two LoRAs and all the weights."""

@@ -12,7 +12,7 @@ from sv_core.models.families import FAMILIES
 from training import finetune, prepare
 from training.config.load import load
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs/train_your_first_lora.md").read_text("utf-8")
 COMMANDS = re.findall(r"^python -m training\.(\w+) (.*)$", GUIDE, re.MULTILINE)
 LORA = ROOT / "training/configs/flux_lora.toml"

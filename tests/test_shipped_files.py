@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 LOCALES = {path.parent.name: path for path in (ROOT / "locales").glob("*/nodeDefs.json")}
 WORDS = {language: json.loads(path.read_text("utf-8")) for language, path in LOCALES.items()}

@@ -20,7 +20,7 @@ from training.networks.sit import build, load
 from training.run import checkpoint
 from training.run.loop import train
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from training.files import read_weights
 from training.run.checkpoint import read_state, weights_path
 from training.run.loop import train
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # Trains one configuration after the other in the same two processes; DIE names a step at which the
 # second process kills itself.
