@@ -1,22 +1,18 @@
-"""The host of the checks in ``inside*.py``: it, the pack in it, and a flow of exact velocity.
+"""The pack as ComfyUI loads it, in this process, and a flow of exact velocity to try it on.
 
-The flow's data is N(0, SPREAD^2). Imported in the host's folder by the host's interpreter, with the
-pack's folder as the first argument.
+The flow's data is N(0, SPREAD^2). To be imported before anything of ComfyUI's.
 """
 
 import asyncio
 import logging
-import os
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 
-PACK = Path(sys.argv[1])
-sys.path.insert(0, os.getcwd())
+import comfy.options  # isort: skip  before the arguments, as ComfyUI's main does
+from comfy.cli_args import args
 
-import comfy.options  # noqa: E402  before the arguments, as the host's main does
-from comfy.cli_args import args  # noqa: E402
+from tests.host.server import PACK
 
 args.cpu = True
 logging.disable(logging.WARNING)
@@ -24,7 +20,7 @@ logging.disable(logging.WARNING)
 import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
-import comfy_config.config_parser  # noqa: E402, F401  the host's share of loading the first pack
+import comfy_config.config_parser  # noqa: E402, F401  ComfyUI's share of loading the first pack
 import torch  # noqa: E402
 
 import nodes  # noqa: E402

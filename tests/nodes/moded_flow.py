@@ -1,21 +1,35 @@
-"""For the checks of forecasts: a model with modes to decide, and runs on it."""
+"""A model with modes to decide, and runs on it."""
 
 import logging
 import math
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 
-from inside_host import GRID, NAME, flow, latent, sample, sit, sit_model
-
-import comfy.model_patcher  # isort: skip  after inside_host, which starts the host
+import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
+import comfy.utils
 import torch
 
 import nodes
+from tests.nodes.loaded_pack import (
+    GRID,
+    NAME,
+    SHAPE,
+    flow,
+    latent,
+    sample,
+    sit,
+    sit_model,
+)
 
 plan = import_module(".nodes.samplers.plan", NAME)
 planned_samplers = import_module(".nodes.samplers.planned", NAME)
+calibrate = import_module(".nodes.calibrate", NAME)
+calibration_file = import_module(".nodes.calibration_file", NAME)
+recording = import_module(".nodes.samplers.recording", NAME)
 call_rules = import_module(".sv_core.call_rules", NAME)
+Recorder = import_module(".sv_core.calibration", NAME).Recorder
 Plan, Planned = plan.Plan, planned_samplers.PlannedSampler
 Sampler = nodes.NODE_CLASS_MAPPINGS["StableVSSampler"]
 EULER = comfy.samplers.sampler_object("euler")
@@ -97,3 +111,12 @@ class Log(logging.Handler):
         logging.getLogger().removeHandler(self)
         logging.getLogger().setLevel(self.level_before)
         logging.disable(logging.WARNING)
+
+
+BATCH = {"samples": torch.zeros(1, *SHAPE[1:])}
+
+
+@cache
+def recorded(grid=GRID, model=MODES, runs=2, calls=8):
+    guider = calibrate.make_guider(None, model, *conditions(), 1.0)
+    return calibrate.calibrate(guider, BATCH, grid, runs, 5, calls)

@@ -1,17 +1,27 @@
-"""Checks of lists that runs choose themselves and what a queue remembers, in the host."""
+"""Lists of calls that runs choose themselves, and what a queue remembers of them."""
 
 import gc
-from importlib import import_module
 
-from forecast_host import MODES, Log, call_rules, make_modes, noted, planned, planned_samplers, run
-from inside_host import GRID, NAME, sample
+import pytest
+import torch
 
-import torch  # isort: skip  after inside_host, which starts the host
+from tests.nodes.loaded_pack import GRID, sample
+from tests.nodes.moded_flow import (
+    MODES,
+    Log,
+    calibration_file,
+    call_rules,
+    make_modes,
+    noted,
+    planned,
+    planned_samplers,
+    run,
+)
 
-calibration_file = import_module(".nodes.calibration_file", NAME)
+pytestmark = pytest.mark.inside
 
 
-def check_a_list_that_a_run_chose_is_replayed_bit_for_bit():
+def test_a_list_that_a_run_chose_is_replayed_bit_for_bit():
     for mode in ("adaptive", "self-calibrating"):
         first, notes = noted(mode=mode, tolerance=0.03, calls=13)
         assert notes == [{"mode": mode, "solver": "euler", "steps": 30, "nodes": notes[0]["nodes"]}]
@@ -20,7 +30,7 @@ def check_a_list_that_a_run_chose_is_replayed_bit_for_bit():
     assert noted()[1] == []  # a fixed list is in the graph already
 
 
-def check_a_queue_learns_from_its_first_picture():
+def test_a_queue_learns_from_its_first_picture():
     planned_samplers._found.clear()
     early = calibration_file.write_nodes(call_rules.call_nodes(GRID.tolist(), 10, "early"))
     lists = [noted(mode="self-calibrating", calls=10)[1][0]["nodes"] for _ in range(3)]
@@ -43,7 +53,7 @@ def check_a_queue_learns_from_its_first_picture():
     assert len(planned_samplers._found) == 1, "the lists of a model that is gone stay"
 
 
-def check_a_diverged_run_teaches_nothing():
+def test_a_diverged_run_teaches_nothing():
     planned_samplers._found.clear()
     broken = MODES.clone()
     broken.set_model_sampler_post_cfg_function(lambda a: a["denoised"] * float("nan"))

@@ -1,6 +1,11 @@
-"""Checks of forecasts under masks, part grids, two experts and hooks, in the host."""
+"""Planned samplers under masks, part grids, two experts and hooks."""
 
-from forecast_host import (
+import comfy.sample
+import pytest
+import torch
+
+from tests.nodes.loaded_pack import GRID, MODEL, SHAPE, sample
+from tests.nodes.moded_flow import (
     EULER,
     FIXED,
     MODES,
@@ -11,17 +16,16 @@ from forecast_host import (
     decibels,
     grid_of,
     make_modes,
+    plan,
     planned,
     planned_samplers,
     run,
 )
-from inside_host import GRID, MODEL, SHAPE, sample
 
-import comfy.sample  # isort: skip  after inside_host, which starts the host
-import torch
+pytestmark = pytest.mark.inside
 
 
-def check_inpainting_keeps_what_is_masked():
+def test_inpainting_keeps_what_is_masked():
     mask = torch.zeros(SHAPE[0], 1, *SHAPE[2:])
     mask[..., 8:] = 1
     whole = run(EULER, GRID, mask=mask)
@@ -36,7 +40,7 @@ def check_inpainting_keeps_what_is_masked():
     assert decibels(run(planned(), GRID, mask=mask), whole) > 30
 
 
-def check_less_denoise_keeps_its_base_s_result():
+def test_less_denoise_keeps_its_base_s_result():
     for denoise in (0.3, 0.5, 0.75):
         grid = grid_of(30, denoise)
         base = run(EULER, grid)
@@ -45,7 +49,7 @@ def check_less_denoise_keeps_its_base_s_result():
             assert found > 30, (denoise, found)
 
 
-def check_history_never_crosses_from_one_expert_to_the_other():
+def test_history_never_crosses_from_one_expert_to_the_other():
     first, second = make_modes(seed=0), make_modes(seed=9)
     for sampler, cut in ((planned(calls=8), 15), (FIXED, 15), (planned(mode="adaptive"), 11)):
         high, low = GRID[: cut + 1], GRID[cut:]
@@ -73,7 +77,7 @@ def clone_options(sampler):
     return {"sampler_function": sampler.sampler_function}
 
 
-def check_two_experts_keep_their_base_s_result():
+def test_two_experts_keep_their_base_s_result():
     for cut in (11, 15, 18):
         high, low = GRID[: cut + 1], GRID[cut:]
 
@@ -92,7 +96,7 @@ def check_two_experts_keep_their_base_s_result():
             assert found > 25 and len(SEEN) < 20, (cut, found, len(SEEN))
 
 
-def check_guidance_and_hooks_happen_at_the_real_calls():
+def test_guidance_and_hooks_happen_at_the_real_calls():
     asked = []
 
     def rescaled(arguments):  # nonlinear in both, as CFG++ style and rescaling nodes are
@@ -112,7 +116,7 @@ def check_guidance_and_hooks_happen_at_the_real_calls():
     assert (every - base).abs().max() < 2e-6 * base.abs().max()
 
 
-def check_any_rank_and_no_callback():
+def test_any_rank_and_no_callback():
     for shape in ((2, 3, 5), (1, 4, 3, 8, 8), (2, 1, 40)):
 
         class Denoiser:
@@ -123,7 +127,7 @@ def check_any_rank_and_no_callback():
                 return torch.zeros_like(x) + 0.25  # the data is one point
 
         x = torch.randn(shape)
-        for mode in planned_samplers.MODES[:3]:
+        for mode in plan.MODES[:3]:
             out = planned_samplers.sample_planned(
                 Denoiser(), x, GRID, disable=True, plan=Plan(mode)
             )
