@@ -1,44 +1,13 @@
-"""ComfyUI's families as backbones; most checks are in ``inside_backbone.py``, run by each host."""
+"""Finding a person's ComfyUI, its version and its Python."""
 
-import json
 import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from sv_core.errors import InvalidInput
-from tests.host.circle import environment
-from tests.host.server import PACK, Host
 from training.networks.comfy import folder as comfy_folder
-
-INSIDE = Path(__file__).parent / "inside_backbone.py"
-CHECKS = re.findall(r"^def check_(\w+)", INSIDE.read_text(), re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def found(comfy: Host, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What the checks found in that host: check -> complaint or None."""
-    out = tmp_path_factory.mktemp("backbones")
-    done = subprocess.run(
-        [comfy.python, INSIDE, PACK, comfy.folder, tiny_models, out],
-        cwd=out,
-        env=environment(out / "packages"),
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    print(done.stderr)
-    return json.loads((out / "results.json").read_text())
-
-
-@pytest.mark.comfy
-@pytest.mark.parametrize("name", CHECKS)
-def test_backbone_inside(found: dict, name: str) -> None:
-    assert found[name] is None, found[name]
 
 
 def make(folder: Path, version: str | None) -> Path:
@@ -106,20 +75,3 @@ def test_the_interpreter_is_comfyui_s_own(tmp_path):
     own.parent.mkdir(parents=True)
     own.touch()
     assert comfy_folder.python_of(folder) == own
-
-
-def test_a_python_without_comfyui_s_packages_is_told_which_to_use(tmp_path):
-    folder = make(tmp_path / "ComfyUI", "0.29.0")
-    (folder / "comfy/__init__.py").touch()
-    (folder / "comfy/cli_args.py").write_text("import a_package_that_nobody_has\n")
-    code = (
-        "import sys, torch; from pathlib import Path\n"
-        "from training.networks.comfy.host import open_host\n"
-        "try: open_host(Path(sys.argv[1]), torch.device('cpu'))\n"
-        "except ValueError as e: print(e)\n"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", code, folder], cwd=PACK, capture_output=True, text=True, timeout=60
-    )
-    assert "lacks a_package_that_nobody_has" in said.stdout, said.stderr
-    assert "run the training with ComfyUI's own Python" in said.stdout
