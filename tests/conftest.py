@@ -1,4 +1,4 @@
-"""Fixtures for every test. The oracles of the mathematics are in ``sv_core/conftest.py``."""
+"""Fixtures for every test, and what is done with those that run inside ComfyUI (``inside.py``)."""
 
 import os
 import shutil
@@ -8,23 +8,70 @@ from pathlib import Path
 
 import pytest
 
+from tests.inside import COMFY, MISSING, InsideFile, InsideItem, Reports, is_inside
+
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "out" / "demo" / "digits_sit.safetensors"
 SOURCES = ("sv_core", "training")
 
+if COMFY:  # its nodes.py goes before our folder of that name
+    elsewhere = [p for p in sys.path if p not in (str(COMFY), str(ROOT))]
+    sys.path[:] = [str(COMFY), *elsewhere, str(ROOT)]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also the trainings inside ComfyUI")
+    parser.addoption("--reports", type=Path, help="write every report into this file, as JSON")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Trainings in real hosts take some minutes for each, so they wait to be asked for."""
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="takes minutes: python dev.py test tests/host --slow")
-    for item in items:
-        if {"comfy", "slow"} <= {mark.name for mark in item.iter_markers()}:
-            item.add_marker(skip)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.reports:
+        config.pluginmanager.register(Reports(config.option.reports, config))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Inside ComfyUI only what is for it."""
+    if COMFY is None:
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return None if any(map(is_inside, files)) else True
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> InsideFile | None:
+    if COMFY is None and is_inside(module_path):
+        return InsideFile.from_parent(parent, path=module_path)
+    return None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
+    """Leave -k to the pytest inside; have trainings in real hosts, which take minutes, wait."""
+    inside = [item for item in items if isinstance(item, InsideItem)]
+    items[:] = [item for item in items if not isinstance(item, InsideItem)]
+    if not config.option.slow:
+        skip = pytest.mark.skip(reason="takes minutes: python dev.py test -m comfy --slow")
+        for item in items:
+            marks = {mark.name for mark in item.iter_markers()}
+            if "slow" in marks and marks & {"comfy", "inside"}:
+                item.add_marker(skip)
+    yield
+    config.pluginmanager.get_plugin("mark").deselect_by_mark(inside, config)
+    items += inside
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if isinstance(item, InsideItem) and item.host:
+        item.run()
+        return True
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(MISSING in str(report.longrepr) for report in skipped):
+        terminalreporter.section("ComfyUI tests skipped", red=True, bold=True)
+        terminalreporter.write_line(MISSING)
 
 
 def newest_source() -> float:

@@ -1,10 +1,7 @@
 """A real ComfyUI per checkout that is found, once per session; without one, skips that say so."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,21 +9,11 @@ import pytest
 from safetensors.torch import save_file
 
 from sv_core.models.sit import from_checkpoint, to_metadata, with_interval
-from tests.host.server import PACK, Host, Server, find_hosts, furnish, write_tiny_models
+from tests.host.server import Host, Server, furnish, write_tiny_models
+from tests.inside import HOSTS, MISSING
 from training.files import read_weights
 
-HOSTS = find_hosts()
-MISSING = (
-    "no ComfyUI found, so nothing was tested inside one: set COMFYUI_PATH to the folder that holds "
-    "its main.py"
-)
 HERE = Path(__file__).parent
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not HOSTS:
-        terminalreporter.section("ComfyUI tests skipped", red=True, bold=True)
-        terminalreporter.write_line(MISSING)
 
 
 @pytest.fixture(scope="session", params=HOSTS or [None], ids=lambda h: h.name if h else "none")
@@ -68,28 +55,6 @@ def server(
     running = Server(comfy, base)
     yield running
     running.stop()
-
-
-@pytest.fixture(scope="session")
-def inside(comfy: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """What the checks found in that checkout's own interpreter: check -> complaint or None."""
-    out = tmp_path_factory.mktemp("inside") / "results.json"
-    done = subprocess.run(
-        [comfy.python, HERE / "inside.py", PACK, out],
-        cwd=comfy.folder,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(out.read_text())
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "check" in metafunc.fixturenames:
-        source = "".join((HERE / f"{name}.py").read_text() for name in ("inside_grids", "inside"))
-        metafunc.parametrize("check", re.findall(r"^def check_(\w+)", source, re.MULTILINE))
 
 
 @pytest.fixture

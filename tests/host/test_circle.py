@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sv_core.models.families import FAMILIES
 from tests.host import circle
-from tests.host.conftest import HOSTS, MISSING
 from tests.host.server import Host, Server
+from tests.inside import HOSTS, MISSING
 from training.data import digits
 from training.data.cache import LatentCache
 

@@ -18,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 HOST = Path.cwd()
 FILES = {  # path under models/ -> seed, gain of the last layer (measured)
@@ -93,6 +94,22 @@ WAN = {
 }
 WAN_14B = WAN | {"in_dim": 16, "out_dim": 16}
 WAN_5B = WAN | {"in_dim": 48, "out_dim": 48}
+WIDTH = 128
+STARTS = {  # what trainings begin with
+    "sd3": SD35
+    | {
+        "num_patches": 16,
+        "pos_embed_max_size": 4,
+        "adm_in_channels": 64,
+        "context_embedder_config": {
+            "target": "torch.nn.Linear",
+            "params": {"in_features": 64, "out_features": WIDTH},
+        },
+    },
+    "flux": FLUX,
+    "qwen_image": QWEN | {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 128},
+    "wan": WAN_14B,
+}
 
 
 def fill(name: str, like: torch.Tensor, seed: int, gain: float) -> torch.Tensor:
@@ -162,6 +179,35 @@ def build(path: str, seed: int, gain: float) -> dict[str, torch.Tensor]:
     return diffusion_model(FLUX if name.startswith("flux") else SD35, seed, gain)
 
 
+def as_dit(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """SD3.5 as transformers are begun with: places by sines, gates and output 0."""
+    from comfy.ldm.modules.diffusionmodules.mmdit import get_2d_sincos_pos_embed
+
+    draw = torch.Generator().manual_seed(0)
+    for name, value in state.items():
+        if name == "pos_embed":
+            side = math.isqrt(value.shape[1])
+            value.copy_(torch.from_numpy(get_2d_sincos_pos_embed(WIDTH, side))[None])
+        elif "adaLN" in name or name.startswith("final_layer.linear") or name.endswith("bias"):
+            value.zero_()
+        elif value.ndim > 1:
+            value.copy_(torch.randn(value.shape, generator=draw) / value[0].numel() ** 0.5)
+    return state
+
+
+def start(family: str, path: str, *others: str) -> int:
+    """Write what a training of the family begins with, with the tensors of ``others`` (a VAE)."""
+    state = diffusion_model(STARTS[family], seed=1, gain=0.7)
+    if family == "sd3":
+        state = as_dit(state)
+    if others:
+        state = {f"model.diffusion_model.{k}": v for k, v in state.items()}
+    for other in others:
+        state |= {f"first_stage_model.{k}": v for k, v in load_file(other).items()}
+    save_file(state, path)
+    return 0
+
+
 def shrink(prompt: dict) -> dict:
     """An API-format prompt at a size that a CPU samples in a second."""
     result = json.loads(json.dumps(prompt))
@@ -172,6 +218,17 @@ def shrink(prompt: dict) -> dict:
     return result
 
 
+def write(models: Path) -> None:
+    """Every file of FILES."""
+    for path, (seed, gain) in FILES.items():
+        (models / path).parent.mkdir(parents=True, exist_ok=True)
+        tensors = build(path, seed, gain)
+        save_file(tensors, models / path, metadata={"stable_velocity": "random test weights"})
+    (models / "text_encoders").mkdir(exist_ok=True)
+    for name in TEXT_ENCODERS:
+        save_file({"stand_in": torch.zeros(1)}, models / "text_encoders" / name)
+
+
 def main() -> int:
     if len(sys.argv) != 2 or not (HOST / "comfy").is_dir():
         print(__doc__.strip(), file=sys.stderr)
@@ -180,16 +237,7 @@ def main() -> int:
     from comfy.cli_args import args
 
     args.cpu = True
-    from safetensors.torch import save_file
-
-    models = Path(sys.argv[1])
-    for path, (seed, gain) in FILES.items():
-        (models / path).parent.mkdir(parents=True, exist_ok=True)
-        tensors = build(path, seed, gain)
-        save_file(tensors, models / path, metadata={"stable_velocity": "random test weights"})
-    (models / "text_encoders").mkdir(exist_ok=True)
-    for name in TEXT_ENCODERS:
-        save_file({"stand_in": torch.zeros(1)}, models / "text_encoders" / name)
+    write(Path(sys.argv[1]))
     return 0
 
 

@@ -41,8 +41,8 @@ WORLD = 2
 
 def start(family: str, dtype: str, file: str) -> None:
     """A model of random weights; 8 bits are for matrices only."""
-    circle_host.as_dit = lambda state: state  # which would let no LoRA have a gradient at first
-    circle_host.start(family, file)
+    circle_host.tiny.as_dit = lambda state: state  # no LoRA would have a gradient at first
+    circle_host.tiny.start(family, file)
     kind = getattr(torch, dtype)
     state = load_file(file)
     save_file(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
+from tests.inside import COMFY
 from training.caching.encode import prepare
 from training.config.prepare import PrepareConfig
 from training.config.schema import (
@@ -29,6 +29,9 @@ from training.data.format import (
     write_shard,
 )
 from training.run import loop
+
+if COMFY:
+    from tests.training.in_comfy import stand_ins, tiny_models  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +95,8 @@ def add_features():
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """Sixty digits, six of them held out."""
+    from sklearn.datasets import load_digits  # which ComfyUI's Python lacks
+
     root = tmp_path_factory.mktemp("digits")
     data = load_digits()
     for i in range(60):

@@ -1,0 +1,354 @@
+"""MeanFlow on ComfyUI's networks, from training to its nodes, in that ComfyUI's own interpreter.
+
+    PYTHON inside_interval.py COMFY OUT
+
+OUT holds a cache and a configuration for each family of ``RUNS``, and gets results.json: for each
+check, what is wrong or null. The trainer, and the pack as ComfyUI loads it, are in this process.
+"""
+
+import asyncio
+import json
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+import circle_host  # opens the ComfyUI of sys.argv[1], and reads small files of all families
+
+import comfy.sample  # isort: skip  ComfyUI's
+import comfy.samplers
+import folder_paths
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import nodes
+from sv_core.meanflow import exact_derivative
+from sv_core.models.interval import PREFIX, IntervalEmbedder, time_embedding, to_file
+from training import files, finetune, lora
+from training.config.load import load
+from training.data import dataset
+from training.engine.distributed import Processes
+from training.networks.comfy import load as comfy_load
+from training.networks.comfy import self_check
+from training.networks.comfy.host import open_host
+from training.networks.comfy.load import with_interval
+from training.run import checkpoint, preview, reports
+from training.run.checkpoint import open_run
+from training.run.state import TrainState
+
+OUT, PACK = Path(sys.argv[2]), Path(__file__).resolve().parents[3]
+HOST = open_host(Path(sys.argv[1]), torch.device("cpu"))
+RUNS = ("sd3", "flux", "wan")
+"""Two LoRAs and all the weights."""
+CPU = torch.device("cpu")
+STEP, T_STEP = 2.0**-6, 2.0**-12  # some of Wan is float32, also in float64
+
+for kind in ("loras", "diffusion_models"):
+    folder_paths.add_model_folder_path(kind, str(OUT), is_default=True)
+assert asyncio.run(nodes.load_custom_node(str(PACK)))
+NAME = str(PACK).replace(".", "_x_")
+averaging, node_host = (import_module(f".nodes.{n}", NAME) for n in ("averaging", "host"))
+# What is drawn is not the matter here, and the families' derivatives have tests of their own.
+preview.SHEETS = ((float("inf"), (2, 1, 2)),)
+self_check.self_check = lambda backbone, host: None
+NETWORKS: dict = {}
+
+
+def network(family):
+    """A family's small file as the trainer loads it, to be asked what it is."""
+    if family not in NETWORKS:
+        NETWORKS[family] = comfy_load.load(OUT / f"{family}.safetensors", HOST)
+    return NETWORKS[family]
+
+
+def small(family, dtype=torch.float32):
+    return self_check.tiny(network(family), HOST, dtype)
+
+
+def told(one, std=0.3):
+    """With an embedder of random weights, the same in any dtype."""
+    one = with_interval(one, 0)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for p in one.embedder.parameters():
+            p.add_(std * torch.randn(p.shape, generator=generator))
+    one.embedder.to(next(one.model.parameters()).dtype)
+    return one
+
+
+def points(one):
+    """(x, r, t, cond, a direction like x): rows of two texts, one of them with r = t."""
+    x, t, cond, direction = self_check.sample(one)
+    return x, t * torch.tensor([0.25, 1.0, 0.5], dtype=t.dtype), t, cond, direction
+
+
+def close(found, exact, tolerance, what=""):
+    error = float((found.double() - exact.double()).norm() / exact.double().norm())
+    assert error < tolerance, f"{what} differs by {error:.1e}"
+
+
+def refused(function, *words):
+    try:
+        function()
+    except ValueError as e:
+        said = str(e)
+    else:
+        raise AssertionError(f"not refused: {words}")
+    assert "\n" not in said and all(w in said for w in words), said
+
+
+@torch.no_grad()
+def check_a_new_embedder_changes_no_bit_and_no_key():
+    for family in circle_host.CONFIGS:
+        plain, one = small(family), with_interval(small(family), 0)
+        x, r, t, cond, _ = points(plain)
+        v = plain.velocity(x, t, cond)
+        assert one.interval and not plain.interval and plain.sidecar() is None
+        for way in (one, one.on(one.model.forward)):
+            assert torch.equal(way.velocity(x, t, cond), v), family
+            assert torch.equal(way.average_velocity(x, r, t, cond), v), family
+        assert {p.dtype for p in one.embedder.parameters()} == {torch.float32}
+        added = set(one.model.state_dict()) - set(plain.model.state_dict())
+        assert added == set(one.sidecar()[0]), added
+        real = with_interval(comfy_load.load(OUT / f"{family}.safetensors", HOST), 0)
+        assert not any(PREFIX in key for key in real.weights())
+        assert set(real.weights()) == set(load_file(real.file.path)), family
+
+
+@torch.no_grad()
+def check_every_row_is_told_its_own_interval():
+    for family in circle_host.CONFIGS:
+        one = told(small(family))
+        x, r, t, cond, _ = points(one)
+        u = one.average_velocity(x, r, t, cond)
+        rows = [one.average_velocity(*(a[i : i + 1] for a in (x, r, t, cond))) for i in range(3)]
+        close(u, torch.cat(rows), 1e-5, family)
+        assert torch.equal(one.on(one.model.forward).average_velocity(x, r, t, cond), u), family
+        v = one.velocity(x, t, cond)
+        assert torch.equal(v, one.average_velocity(x, t, t, cond))
+        close(v[1], u[1], 1e-5, family)  # of the row with r = t
+        moved = [float((u[i] - v[i]).norm() / v[i].norm()) for i in (0, 2)]
+        assert min(moved) > 1e-2, (family, moved)
+        heard = []
+        one.embedder.register_forward_pre_hook(lambda m, args, heard=heard: heard.append(args[0]))
+        one.average_velocity(x, r, t, cond)
+        assert torch.equal(torch.cat(heard), (t - r)[[0, 2, 1]]), heard  # by texts
+        assert not time_embedding(one.model, one.family.preset)._forward_hooks, "a hook stayed"
+
+
+def check_derivatives_equal_differences():
+    for family in circle_host.CONFIGS:
+        single, double = told(small(family)), told(small(family, torch.float64))
+        x, r, t, cond, direction = points(double)
+        for what, (dx, dr, dt), step, tolerance in (
+            ("x", (direction, 0.0, 0.0), STEP, 1e-4),
+            ("r", (0 * x, 1.0, 0.0), STEP, 5e-4),
+            ("the tangent", (direction, 0.0, 1.0), T_STEP, 5e-4),
+        ):
+
+            def along(h, dx=dx, dr=dr, dt=dt, one=double, at=(x, r, t), cond=cond):
+                x, r, t = at
+                return one.average_velocity(x + h * dx, r + h * dr, t + h * dt, cond)
+
+            with torch.no_grad():
+                coarse, fine = ((along(h) - along(-h)) / (2 * h) for h in (step, step / 2))
+            exact = (4 * fine - coarse) / 3
+
+            def u(*at, one=single, cond=cond):
+                return one.average_velocity(*at, cond)
+
+            at, dx = [a.float() for a in (x, r, t)], dx.float()
+            with torch.no_grad(), single.forward_mode():
+                ones = torch.ones_like(at[2])
+                _, found = torch.func.jvp(u, tuple(at), (dx, dr * ones, dt * ones))
+                close(found, exact, tolerance, f"{family} along {what}")
+                if what == "the tangent":
+                    close(exact_derivative(u, *at, dx, 1.0), found, 1e-6, family)
+
+
+def check_an_embedder_is_trained_beside_a_lora_and_whole_networks():
+    for family in circle_host.CONFIGS:
+        for how in ("lora", "full"):
+            one = small(family)
+            if how == "lora":  # with a pattern that would fit the embedder
+                lora.inject(one.model, 2, targets=["*"])
+            else:
+                one.unfreeze()
+            one = with_interval(one, 0)
+            x, r, t, cond, direction = points(one)
+            (one.average_velocity(x, r, t, cond) * direction).sum().backward()
+            names = {n for n, p in one.model.named_parameters() if p.requires_grad}
+            own = {f"{PREFIX}mlp.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
+            assert own < names, (family, how)
+            if how == "lora":
+                assert all(".lora." in name for name in names - own)
+                assert not any(PREFIX in name for name in lora.state_dict(one.model))
+            assert all(p.grad is not None for p in one.embedder.parameters()), (family, how)
+            assert one.embedder.mlp[2].weight.grad.abs().max() > 0
+            ignored = set(one.model._ddp_params_and_buffers_to_ignore)
+            assert f"{PREFIX}omega" in ignored and not ignored & names
+
+
+def run(family, *overrides, resume=False):
+    """python -m training.finetune; the step's weights."""
+    arguments = [str(OUT / f"{family}.toml")]
+    for said in overrides:
+        arguments += ["--set", said]
+    assert finetune.main([*arguments, *["--resume"] * resume]) == 0, family
+    config = load(OUT / f"{family}.toml", overrides)
+    return checkpoint.weights_path(Path(config.run.out), config.optim.steps)
+
+
+def taken_up(family, *overrides, resume=True):
+    """A run's state: as it was saved, or as a run begins."""
+    config = load(OUT / f"{family}.toml", overrides)
+    made = TrainState(config, dataset.load(config.data), Processes(config.run))
+    if resume:
+        open_run(config, made, resume=True)
+    return made
+
+
+def noisy(family, seed=5):
+    frames = (3,) if family == "wan" else ()
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, 16, *frames, 4, 4, generator=generator)
+
+
+def in_the_host(model, x, r, t, entry):
+    """u(x, r, t) as a sampler hears it from the host's MODEL; r None asks for the velocity."""
+    heard = []
+
+    def ask(denoiser, _, sigmas, extra_args=None, callback=None, disable=None):
+        arguments = extra_args if r is None else averaging.leading_to(extra_args, torch.tensor(r))
+        heard.append(node_host.velocity_from_denoiser(denoiser, arguments)(x, torch.tensor(t)))
+        return x
+
+    extra = {"guidance": 1.0}
+    if "pooled" in entry:
+        extra["pooled_output"] = entry["pooled"][None]
+    conds = [[entry["context"][None], extra]]
+    comfy.sample.sample_custom(
+        model, x, 1.0, comfy.samplers.KSAMPLER(ask), torch.tensor([t, 0.0]), conds, conds,
+        torch.zeros_like(x), disable_pbar=True, seed=0,
+    )  # fmt: skip
+    return heard[0]
+
+
+def loaded(family, weights):
+    """The MODEL by the loader nodes: before MeanFlow Loader, and behind it."""
+    name, full = f"{family}_run/{weights.name}", family == "wan"
+    model = nodes.UNETLoader().load_unet(name if full else f"{family}.safetensors", "default")[0]
+    if not full:
+        model = nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0]
+    embedder = f"{family}_run/{files.interval_path(weights).name}"
+    loader = nodes.NODE_CLASS_MAPPINGS["MeanFlowLoader"]
+    assert loader.validate_inputs(embedder) is True
+    return model, loader.execute(model, embedder).args[0]
+
+
+def check_what_a_run_leaves_is_in_the_host_what_it_was_in_the_trainer():
+    for family in RUNS:
+        weights = run(family)
+        made = taken_up(family)
+        x, texts = noisy(family), made.dataset.text
+        without, model = loaded(family, weights)
+        with made.averaged() as backbone, torch.no_grad():
+            for r, t, k in ((0.0, 1.0, 0), (0.25, 0.75, 1), (0.5, 0.5, made.null)):
+                cond, (rs, ts) = torch.tensor([k, k]), (torch.full((2,), v) for v in (r, t))
+                trained = backbone.average_velocity(x, rs, ts, cond)
+                u = in_the_host(model, x, r, t, texts[k])
+                close(u, trained, 5e-6, f"{family} from {t} to {r}")
+                if r == t:
+                    close(in_the_host(model, x, None, t, texts[k]), trained, 5e-6, family)
+                else:  # it has learnt something, in which the embedder has its share
+                    base = network(family).reading(texts).velocity(x, ts, cond)
+                    bare = in_the_host(without, x, None, t, texts[k])
+                    for other in (base, bare):
+                        moved = float((other - trained).norm() / trained.norm())
+                        assert moved > 1e-3, (family, moved)
+
+
+def check_the_embedder_s_file_says_what_it_is():
+    for family in RUNS:
+        weights = checkpoint.weights_path(OUT / f"{family}_run", 4 if family != "sd3" else 8)
+        with safe_open(files.interval_path(weights), framework="pt") as file:
+            said, keys = file.metadata(), set(file.keys())
+        with safe_open(weights, framework="pt") as file:
+            main_said, main_keys = file.metadata(), set(file.keys())
+        assert all(key.startswith(PREFIX) for key in keys) and len(keys) == 4
+        assert not any(PREFIX in key for key in main_keys)
+        preset = network(family).family.preset
+        assert json.loads(said["interval_embedder"])["family"] == preset
+        assert said["modelspec.architecture"].endswith("/interval-embedder")
+        assert main_said["modelspec.prediction_type"] == "average velocity"
+        assert {k: said[k] for k in ("step", "training_config")} == {
+            k: main_said[k] for k in ("step", "training_config")
+        }
+        assert "ss_network_dim" not in said
+        assert ("ss_network_dim" in main_said) == (family != "wan")
+
+
+def check_resuming_is_exact():
+    half = f"run.out={OUT / 'half'}"
+    run("sd3", half, "optim.steps=4")
+    resumed, whole = run("sd3", half, resume=True), OUT / "sd3_run" / "weights-000008.safetensors"
+    for one, other in ((whole, resumed), *[map(files.interval_path, (whole, resumed))]):
+        a, b = load_file(one), load_file(other)
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), other
+    records = [
+        [json.loads(line) for line in (folder / reports.METRICS).read_text().splitlines()]
+        for folder in (whole.parent, resumed.parent)
+    ]
+    assert [r["loss"] for r in records[0]] == [r["loss"] for r in records[1]]
+    last = records[0][-1]
+    assert last["val_one_call"] > 0 and "trace" in last["meanflow"], last
+
+
+def check_a_run_goes_on_with_the_embedder_beside_its_start():
+    weights = OUT / "sd3_run" / "weights-000008.safetensors"
+    x, cond = noisy("sd3"), torch.tensor([0, 1])
+    r, t = torch.tensor([0.0, 0.25]), torch.tensor([1.0, 0.75])
+    with taken_up("sd3").averaged() as backbone, torch.no_grad():
+        ended = backbone.average_velocity(x, r, t, cond)
+    begun = taken_up("sd3", f"lora.checkpoint={weights}", resume=False)
+    with torch.no_grad():
+        assert torch.equal(begun.backbone.average_velocity(x, r, t, cond), ended)
+    other = OUT / "other.safetensors"
+    place = files.interval_path(other)
+    save_file(load_file(weights), other)
+    for embedder, family, words in (
+        (IntervalEmbedder(48), "SD3.5", "is 48 wide, the model 128"),
+        (IntervalEmbedder(128), "Flux", "is for Flux, the model is SD3.5"),
+    ):
+        tensors, said = to_file(embedder, family)
+        save_file(tensors, place, said)
+        refused(
+            lambda: taken_up("sd3", f"lora.checkpoint={other}", resume=False), str(place), words
+        )
+    save_file({"a": torch.zeros(1)}, place)
+    refused(
+        lambda: taken_up("sd3", f"lora.checkpoint={other}", resume=False),
+        str(place), "is not an interval embedder",
+    )  # fmt: skip
+
+
+def main():
+    for family, config in circle_host.CONFIGS.items():
+        weights = circle_host.tiny.diffusion_model(config, seed=1, gain=0.7)
+        save_file(weights, OUT / f"{family}.safetensors")
+    results = {}
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            began = time.perf_counter()
+            try:
+                check()
+                results[name.removeprefix("check_")] = None
+            except Exception:
+                results[name.removeprefix("check_")] = traceback.format_exc(limit=-4)
+            print(f"{time.perf_counter() - began:7.2f} s  {name}", file=sys.stderr)
+    (OUT / "results.json").write_text(json.dumps(results))
+
+
+main()

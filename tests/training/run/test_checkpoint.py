@@ -1,0 +1,153 @@
+"""Files are written whole or not at all, and say what they are."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sv_core.errors import InvalidInput
+from sv_core.latent import pixels
+from sv_core.models.sit import SiT, SiTConfig, from_checkpoint
+from training import files
+from training.data.dataset import load as load_data
+from training.networks.sit import build, load
+from training.run import checkpoint
+from training.run.loop import train
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def saved(tiny) -> Path:
+    """The folder of a run of three steps."""
+    train(replace(tiny, optim=replace(tiny.optim, steps=3)))
+    return Path(tiny.run.out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_a_checkpoint_rebuilds_the_averaged_network(tiny, saved):
+    state, metadata = files.read_weights(checkpoint.weights_path(saved, 3))
+    model, latent = from_checkpoint(state, metadata)
+    assert latent == pixels(1)
+    assert model.config == SiTConfig(8, 4, 1, 16, 1, 2, num_classes=10)
+    ema = checkpoint.read_state(saved)["averages"][0]
+    assert model.state_dict().keys() - ema.keys() == {"pos_embed"}  # which is not trained
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in ema.items())
+    assert metadata["step"] == "3" and "steps = 3" in metadata["training_config"]
+    assert metadata["modelspec.architecture"] == "sit" and "digits" in metadata["modelspec.title"]
+    assert json.loads(metadata["sit"])["num_heads"] == 2
+
+
+def test_training_can_start_from_a_checkpoint(tiny, saved):
+    path = checkpoint.weights_path(saved, 3)
+    config = type(tiny.model)(checkpoint=str(path))
+    backbone = build(config, load_data(tiny.data), seed=1)
+    ema = checkpoint.read_state(saved)["averages"][0]
+    assert all(torch.equal(v, backbone.model.state_dict()[k]) for k, v in ema.items())
+
+
+@pytest.mark.parametrize("fails", ["write", "fsync"])
+@pytest.mark.parametrize("name", ["weights", "state"])
+def test_a_full_disk_costs_nothing_that_was_saved(tiny, saved, monkeypatch, fails, name):
+    before = contents(saved)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if fails == "write":
+        monkeypatch.setattr(files._Watched, "write", _failing_after(64))
+    else:
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"could not write .*: the disk is full.*intact") as caught:
+        if name == "weights":
+            path = checkpoint.weights_path(saved, 3)
+            files.save_weights(path, {"a": torch.ones(1000)}, {})
+        else:
+            checkpoint.save_state(saved, {"a": torch.ones(1000)})
+    assert "\n" not in str(caught.value)
+    assert contents(saved) == before  # no temporary file either
+
+
+def _failing_after(limit: int):
+    """A write that finds the disk full after so many bytes."""
+
+    def write(self, data):
+        if self.file.tell() + len(data) > limit:
+            self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise self.error
+        return self.file.write(data)
+
+    return write
+
+
+def test_a_real_limit_on_file_size_stops_the_run_in_words(tiny, saved):
+    resource = pytest.importorskip("resource")
+    before = {k: v for k, v in contents(saved).items() if k.endswith((".pt", ".safetensors"))}
+    limit = (saved / "state.pt").stat().st_size // 2
+
+    def restrict():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    child = subprocess.run(
+        [sys.executable, "-m", "training.finetune", str(saved / "config.toml"), "--resume",
+         "--set", "optim.steps=6"],
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=restrict, timeout=120,
+    )  # fmt: skip
+    assert child.returncode == 2
+    words = child.stderr.splitlines()[-1]
+    assert words.startswith("error: could not write") and "the disk is full" in words
+    after = contents(saved)
+    assert all(after[k] == v for k, v in before.items())
+    assert not list(saved.glob(".*.partial"))
+
+
+def test_a_folder_that_cannot_be_one(tiny, with_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write into .*run\.out"):
+        train(with_run(tiny, out=str(tmp_path / "file" / "run")))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
+def test_a_truncated_checkpoint(saved, tmp_path, suffix, share):
+    whole = checkpoint.weights_path(saved, 3) if suffix != ".pt" else saved / "state.pt"
+    data = whole.read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(InvalidInput, match="damaged or cut short") as caught:
+        load(cut)
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoints_that_are_something_else(tiny, tmp_path):
+    data = load_data(tiny.data)
+    with pytest.raises(InvalidInput, match="there is no checkpoint"):
+        load(tmp_path / "missing.safetensors")
+    other = tmp_path / "other.safetensors"
+    files.save_weights(other, {"unet.weight": torch.ones(3)}, {})
+    with pytest.raises(InvalidInput, match="not a SiT checkpoint"):
+        load(other)
+    wrong = tmp_path / "big.pt"
+    torch.save(SiT(SiTConfig(8, 4, 4, 64, 1, 1, num_classes=10)).state_dict(), wrong)
+    with pytest.raises(InvalidInput, match="sd latents of 4 channels"):
+        build(type(tiny.model)(checkpoint=str(wrong)), data, 0)
+
+
+def test_a_checkpoint_never_runs_code(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"model": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load(tmp_path / "trap.pt")
+    assert not (tmp_path / "sprung").exists()
