@@ -23,6 +23,13 @@ sys.path[0] = str(PACK)  # in place of this folder
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from sv_core.models.families import (  # noqa: E402
+    FLUX,
+    QWEN_IMAGE,
+    SD35,
+    WAN22_5B,
+    WAN22_14B,
+)
 from tests.host import tiny as tiny_files  # noqa: E402
 from training.networks.comfy import backbone as comfy_backbone  # noqa: E402
 from training.networks.comfy import (  # noqa: E402
@@ -30,7 +37,6 @@ from training.networks.comfy import (  # noqa: E402
     self_check,
 )
 from training.networks.comfy import load as comfy_load  # noqa: E402
-from training.networks.comfy.families import FLUX, QWEN, SD3, WAN  # noqa: E402
 from training.networks.comfy.file import ModelFile  # noqa: E402
 from training.networks.comfy.folder import find  # noqa: E402
 from training.networks.comfy.host import open_host  # noqa: E402
@@ -163,13 +169,14 @@ def check_latents_are_scaled_as_the_host_does_it():
 
 def check_what_each_family_is():
     for name, family, shift, width in (
-        ("sd3", SD3, 3.0, 128), ("flux", FLUX, 3.158193, 128), ("qwen", QWEN, 3.158193, 3072),
-        ("wan", WAN, 8.0, 128), ("wan 5B", WAN, 8.0, 128),
+        ("sd3", SD35, 3.0, 128), ("flux", FLUX, 3.158193, 128),
+        ("qwen", QWEN_IMAGE, 3.158193, 3072),
+        ("wan", WAN22_14B, 8.0, 128), ("wan 5B", WAN22_5B, 8.0, 128),
     ):  # fmt: skip
         one = backbone(name)
         assert (one.family, one.width, one.patch_size) == (family, width, 2), name
         assert abs(one.shift - shift) < 1e-5, (name, one.shift)
-        assert one.latent_rank == (5 if family in (QWEN, WAN) else 4)
+        assert one.latent_rank == (5 if family.frames else 4)
         assert one.metadata()["modelspec.architecture"] == family.name.replace("_", "-")
     low = DIFFUSION / "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors"
     assert backbone("wan").span == (0.875, 1.0) and comfy_load.load(low, HOST).span == (0.0, 0.875)
@@ -217,10 +224,9 @@ def check_float64_s_gradient_is_that_of_differences():
 
 
 def check_flux_goes_wrong_without_the_guard():
-    def changed(config):
-        return FLUX.tiny(config) | {"depth_single_blocks": 0}
-
-    double = replace(backbone("flux"), family=replace(FLUX, tiny=changed))
+    tiny = {**FLUX.layout.tiny, "depth_single_blocks": 0}
+    changed = replace(FLUX, layout=replace(FLUX.layout, tiny=tiny))
+    double = replace(backbone("flux"), family=changed)
     exact = self_check.gradients(self_check.tiny(double, HOST, torch.float64))
     with without_guard():
         try:
@@ -643,7 +649,7 @@ def check_models_that_want_a_picture_are_refused():
 
 def check_texts_of_other_encoders_are_refused():
     wan, sd3 = backbone("wan"), backbone("sd3")
-    refused(lambda: wan.reading(small("wan").texts), "context", "4096", "32", "Wan's text")
+    refused(lambda: wan.reading(small("wan").texts), "context", "4096", "32", "Wan2.2 14B's text")
     entry = {"context": torch.zeros(3, 4096)}
     refused(lambda: sd3.reading([entry]), "pooled", "2048", "none", "SD3.5's text")
     one = replace(small("wan"), texts=None)
