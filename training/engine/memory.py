@@ -169,7 +169,9 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="GPU memory of a LoRA run, by calculation.")
-    parser.add_argument("network", nargs="?", default="Flux", help=families.names("size"))
+    parser.add_argument(
+        "network", nargs="?", default=families.FLUX.name, help=families.names("size")
+    )
     add_debug(parser)
     options = parser.parse_args(arguments)
     return guard(lambda: run(options), options)
