@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from sv_core.models.families import FAMILIES
+from sv_core.models.families import SD35, WAN22_14B, Family
 from tests.host import circle
 from tests.host.server import Host, find_hosts
 from training.caching.plan import settings_of
@@ -57,7 +57,7 @@ class Case:
     """A model, kept and trained in ``dtype``; the latents' ``side``, the texts' ``tokens``."""
 
     name: str
-    family: str
+    family: Family
     config: str
     changes: dict[str, Any]
     side: int
@@ -70,13 +70,13 @@ class Case:
 
 
 _WAN = {"dim": 640, "num_heads": 5, "ffn_dim": 2560, "num_layers": 8}
-_MID = Case("SD3.5, 9 blocks of 576", "sd3", "SD35", sd35(9), side=24, tokens=77, whole=True)
+_MID = Case("SD3.5, 9 blocks of 576", SD35, "SD35", sd35(9), side=24, tokens=77, whole=True)
 CASES = {
-    "tiny": Case("SD3.5, 2 blocks of 128", "sd3", "SD35", {}, side=16, tokens=77, whole=True),
+    "tiny": Case("SD3.5, 2 blocks of 128", SD35, "SD35", {}, side=16, tokens=77, whole=True),
     "mid": _MID,
     "bf16": replace(_MID, dtype="bf16", whole=False),
     "batch": replace(_MID, batch=4, side=16, whole=False),
-    "wan": Case("Wan, 8 blocks of 640", "wan", "WAN_14B", _WAN, side=12, tokens=512, frames=9),
+    "wan": Case("Wan, 8 blocks of 640", WAN22_14B, "WAN_14B", _WAN, side=12, tokens=512, frames=9),
 }
 NODES: dict[str, dict[str, Any]] = {
     "TrainLoraNode": {},
@@ -95,7 +95,8 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
 def write_cache(cache: Path, case: Case) -> None:
     """Random latents and texts."""
     draw = torch.Generator().manual_seed(0)
-    latent = FAMILIES["wan21" if case.family == "wan" else case.family]
+    latent, layout = case.family.latent, case.family.layout
+    assert latent is not None and layout is not None
     frames = [] if case.frames is None else [1 + (case.frames - 1) // 4]
     shape = (latent.channels, *frames, case.side, case.side)
     raw = latent.from_model(torch.randn(PICTURES, *shape, generator=draw))[:, None].half()
@@ -119,7 +120,7 @@ def write_cache(cache: Path, case: Case) -> None:
         complete=True,
     )
     write_index(cache, index)
-    pooled = {"pooled": 2048} if case.family == "sd3" else {}
+    pooled = {"pooled": 2048} if layout.pooled else {}
     sizes = {name: (width,) for name, width in pooled.items()}
     sizes["context"] = (case.tokens, 4096)
     texts = [

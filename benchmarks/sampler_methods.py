@@ -12,6 +12,7 @@ from torch import Tensor
 from sv_core.calibration import Recorder, self_calibrate
 from sv_core.call_rules import call_nodes
 from sv_core.errors import InvalidInput
+from sv_core.models.families import FLUX, QWEN_IMAGE, SD35, WAN22_5B, WAN22_14B, Family, Sampling
 from sv_core.rehearsal import Rehearsal, rehearse
 from sv_core.sampling import sample_euler, sample_forecast, sample_ode, sample_stable
 from sv_core.schedules import ode_grid, regime_split, shift, split_index, uniform_grid
@@ -42,12 +43,20 @@ def shifted(steps: int, factor: float) -> Tensor:
     return shift(uniform_grid(steps), factor)
 
 
+def of(family: Family) -> Sampling:
+    """How the paper samples a family."""
+    assert family.sampling is not None
+    return family.sampling
+
+
 FAMILIES: dict[str, tuple[Callable[[int], Tensor], str]] = {
-    "SD3.5": (sd35, "flow_match"),
-    "Flux": (partial(shifted, factor=math.exp(1.15)), "flow_match"),
-    "Qwen-Image": (qwen, "flow_match"),
-    "Wan shift 5": (partial(shifted, factor=5.0), "unipc"),
-    "Wan shift 8": (partial(shifted, factor=8.0), "unipc"),
+    SD35.name: (sd35, of(SD35).rule),
+    FLUX.name: (partial(shifted, factor=of(FLUX).shift), of(FLUX).rule),
+    QWEN_IMAGE.name: (qwen, of(QWEN_IMAGE).rule),
+    **{
+        f"Wan shift {of(wan).shift:g}": (partial(shifted, factor=of(wan).shift), of(wan).rule)
+        for wan in (WAN22_14B, WAN22_5B)
+    },
 }
 """Native grid by number of steps, and the paper's index rule."""
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
+from ..sv_core.models import families
 from ..sv_core.schedules import low_count, qwen_grid, qwen_mu, regime_split, split_index, with_node
 from .checks import SPLIT, require_boundary, require_split
 from .host import flow
@@ -38,12 +40,24 @@ class Setting(NamedTuple):
         return f"{grid}, {self.steps} steps, split {split:g}, {low_steps} low steps, rule {rule}"
 
 
-PRESETS = {
-    "Flux": Setting("simple"),
-    "SD3.5": Setting("normal"),
-    "Qwen-Image": Setting(None),
-    "Wan2.2": Setting("simple", thinning=Thinning(rule="unipc")),
-}
+def preset_names() -> list[str]:
+    """The families that the paper has a setting for."""
+    return [family.name for family in families.having("sampling")]
+
+
+def setting_of(name: str) -> tuple[str, Setting]:
+    """A family's name and its setting, by any spelling. Raises InvalidInput, in words, for others.
+
+    A workflow of before may say Wan2.2, which is one setting for both of its models.
+    """
+    family = families.find(name)
+    if family is None or family.sampling is None:
+        raise InvalidInput(
+            f"there is no preset {name!r}: choose {AUTO}, {families.names('sampling')} or {MANUAL}"
+        )
+    grid = family.sampling
+    thinning = Thinning(grid.split, grid.low_steps, grid.rule)
+    return family.name, Setting(grid.scheduler, grid.steps, thinning)
 
 
 def read_from_model(model: Any) -> tuple[str, Setting]:
@@ -51,10 +65,10 @@ def read_from_model(model: Any) -> tuple[str, Setting]:
 
     A shift that a ModelSampling node has set is the user's wish, so that the grid follows it.
     """
-    name = flow.family(model)
-    if name is None:
+    family = flow.family(model)
+    if family is None or family.sampling is None:
         return f"{AUTO}, a model outside the paper", Setting("simple")
-    setting = PRESETS[name]
+    name, setting = setting_of(family.name)
     if setting.scheduler is None and flow.has_own_shift(model):
         return f"{AUTO}, {name} with the shift of its node", setting._replace(scheduler="simple")
     return f"{AUTO}, {name}", setting

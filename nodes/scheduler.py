@@ -5,18 +5,20 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sv_core.errors import InvalidInput
 from ..sv_core.schedules import RULES
 from .checks import SPLIT, check_grid
 from .grids import (
     AUTO,
     BOUNDARY,
     MANUAL,
-    PRESETS,
     Setting,
     Thinning,
     keep_what_there_is,
     native_grid,
+    preset_names,
     read_from_model,
+    setting_of,
     split_grid,
 )
 from .host import compat, flow
@@ -158,7 +160,7 @@ class RegimeSplitScheduler(io.ComfyNode):
                 compat.known(
                     io.Combo.Input,
                     "preset",
-                    options=[AUTO, *PRESETS, MANUAL],
+                    options=[AUTO, *preset_names(), MANUAL],
                     default=AUTO,
                     optional=True,
                     tooltip=(
@@ -220,6 +222,16 @@ class RegimeSplitScheduler(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, preset: str | None = None) -> bool | str:
+        """Takes a family's earlier spellings too; what comes through a link is None here."""
+        try:
+            if preset not in (None, AUTO, MANUAL):
+                setting_of(preset)
+        except InvalidInput as e:
+            return str(e)
+        return True
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -237,7 +249,7 @@ class RegimeSplitScheduler(io.ComfyNode):
             setting = Setting(scheduler, steps, Thinning(split, low_steps, rule))
             native = native_grid(model, setting, denoise, latent)
             return io.NodeOutput(*split_grid(native, setting.thinning, boundary))
-        name, setting = read_from_model(model) if preset == AUTO else (preset, PRESETS[preset])
+        name, setting = read_from_model(model) if preset == AUTO else setting_of(preset)
         native = native_grid(model, setting, denoise, latent)
         thinning, lines = keep_what_there_is(native, setting.thinning)
         told = f"preset {name}: {setting}."

@@ -12,7 +12,8 @@ from .errors import InvalidInput
 class LatentSpec:
     """model = (latent - shift) * scale. ``downscale``: image pixels per latent cell, each way.
 
-    ``kind`` says what the latents are: ``pixels`` (an image in [0, 1]) or the VAE's family.
+    ``kind`` is what files call them: ``pixels`` (an image in [0, 1]), or an alias of the family
+    whose VAE makes them.
     ``scale`` and ``shift`` are one number, or one for each channel.
     """
 

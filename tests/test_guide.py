@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sv_core.models.families import FAMILIES
+from sv_core.models.families import latents, spelled
 from training import finetune, prepare
 from training.config.load import load
 
@@ -62,7 +62,8 @@ def test_each_family_has_its_config():
     rows = list(cells("1. What you need"))
     assert len(rows) == 5
     for _, model, _, _, family, config in rows:
-        assert family.strip(" `") in FAMILIES
+        name = family.strip(" `")
+        assert latents(name) and spelled(name) == name
         checkpoint = load(ROOT / "training/configs" / config.strip(" `")).comfy.checkpoint
         assert Path(checkpoint).stem in model
 

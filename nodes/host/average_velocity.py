@@ -87,15 +87,15 @@ def attach(model: Any, embedder: IntervalEmbedder, family: str) -> Any:
     Raises InvalidInput, in words, when the embedder is for another family or width.
     """
     found = flow.family(model)
-    if found not in families.TIME_EMBEDDINGS:
+    if found is None or found.time_embedding is None:
         raise InvalidInput(
-            "an interval embedder goes behind Flux, SD3.5, Qwen-Image or Wan, this model is "
-            f"{type(model.model).__name__}: a SiT's own file holds its embedder already"
+            f"an interval embedder goes behind {families.names('time_embedding', ' or ')}, this "
+            f"model is {type(model.model).__name__}: a SiT's own file holds its embedder already"
         )
-    interval.require_fit(embedder, family, model.model.diffusion_model, found)
+    interval.require_fit(embedder, family, model.model.diffusion_model, found.name)
     model = model.clone()
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _tell(embedder, family))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _tell(embedder, found.name))
     # The host loads it to the model's device, and counts its memory.
     managed = comfy.model_patcher.ModelPatcher(
         embedder,

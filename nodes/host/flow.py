@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...sv_core.errors import InvalidInput
+from ...sv_core.models import families
 from ...sv_core.sampling import Callback, NoiseFn, VelocityFn
 
 CATEGORY = "sampling/stable velocity"
@@ -72,7 +73,7 @@ def require_linear_flow(model_sampling: Any) -> None:
         bases = (c.__name__ for c in type(model_sampling).__mro__)
         kind = next((n for n in bases if hasattr(comfy.model_sampling, n) and n.isupper()), "other")
         raise InvalidInput(
-            "Stable Velocity needs a flow-matching model (Flux, SD3.5, Qwen-Image, Wan, SiT); "
+            f"Stable Velocity needs a flow-matching model ({families.names('sampling')}, SiT); "
             f"this model's sampling type is {kind}: use the ordinary samplers and schedulers"
         )
 
@@ -101,20 +102,9 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     return sigmas.cpu()[-(steps + 1) :]
 
 
-FAMILIES = {
-    "Flux2": None,  # a Flux to the host, but with a grid of its own
-    "Flux": "Flux",
-    "SD3": "SD3.5",
-    "QwenImage": "Qwen-Image",
-    "WAN21": "Wan2.2",
-}
-"""The host's model classes -> the paper's families."""
-
-
-def family(model: Any) -> str | None:
-    """Which of the paper's families a MODEL belongs to; None for any other."""
-    names = (c.__name__ for c in type(model.model).__mro__)
-    return next((FAMILIES[name] for name in names if name in FAMILIES), None)
+def family(model: Any) -> families.Family | None:
+    """Which family a MODEL belongs to, also by what its class is built upon; None for any other."""
+    return families.of_host(c.__name__ for c in type(model.model).__mro__)
 
 
 def has_own_shift(model: Any) -> bool:

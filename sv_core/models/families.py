@@ -1,13 +1,148 @@
-"""What is known of each family of flow models, one record each."""
+"""What is known of each family of flow models: one record each, and no other list of families.
 
+Presets, checks, caches, text, training, embedders of intervals and memory estimates all read these
+records. docs/adding_a_family.md goes through one. Records hold strings and numbers only: functions
+that walk a network, or speak to ComfyUI, stand in the rooms that use them and are told by a record
+where to look.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ..errors import InvalidInput
 from ..latent import SD_VAE, LatentSpec
 
-TIME_EMBEDDINGS = {
-    "Flux": "time_in",
-    "SD3.5": "t_embedder",
-    "Qwen-Image": "time_text_embed",
-    "Wan2.2": "time_embedding",
-}
+Place = Literal["all", "first part", "second part", "first tokens", "last tokens"]
+"""Where the image's tokens are in what a block returns: all of it, one of a pair, or one end."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a family is sampled: the paper's grid and thinning, and the official workflow's settings.
+
+    ``scheduler`` is the host's, None for ``sv_core.schedules.qwen_grid``, which no host scheduler
+    makes. ``shift`` is the grid's time shift, s t / (1 + (s - 1) t). Of the steps below ``split``
+    the ``rule`` (``sv_core.schedules.regime_split``) keeps ``low_steps``: the share of calls there.
+    """
+
+    scheduler: str | None
+    shift: float
+    cfg: float
+    sampler: str = "euler"
+    rule: str = "flow_match"
+    steps: int = 30
+    split: float = 0.85
+    low_steps: int = 9
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """One text encoder, known by a tensor that its file has, that tensor's first size, and lacks.
+
+    ``sign`` is in the encoder's last block, so that a smaller one is not taken for it.
+    """
+
+    name: str
+    sign: str
+    size: int | None = None
+    lacks: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a family is told its text. ``kind`` is a name of ComfyUI's CLIPType.
+
+    ``literal``: its own template already takes brackets as they are; others are asked to.
+    """
+
+    kind: str
+    usable: tuple[TextEncoder, ...]
+    needed: tuple[TextEncoder, ...]
+    literal: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where ComfyUI's network of a family keeps what training needs: dotted names of attributes.
+
+    ``blocks``: its lists of blocks in the order of running, and where the image's tokens are in
+    what a block returns. ``context`` and ``pooled`` lead to the widths of the text that it takes
+    (pooled "": takes none). ``tiny`` is what to change in a file's configuration for a network of
+    the same kind that computes in milliseconds, ``tiny_where_set`` the same of entries that only
+    some files have. ``architecture`` is what model libraries read in a trained file.
+    """
+
+    architecture: str
+    blocks: Mapping[str, Place]
+    width: str
+    context: str
+    pooled: str = ""
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    tiny_where_set: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The published network in numbers of weights, not bytes: what memory estimates ask.
+
+    ``rest`` is outside the blocks, ``blocks`` of each block in order; ``features`` is the sum of
+    in + out of the blocks' linear layers: the weights of a LoRA of rank 1.
+    """
+
+    rest: int
+    blocks: tuple[int, ...]
+    width: int
+    mlp_ratio: float
+    features: int
+
+    @property
+    def weights(self) -> int:
+        """All weights."""
+        return self.rest + sum(self.blocks)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models. What is None is not known of it, and not offered.
+
+    ``name`` is the one spelling, for users and in code; ``aliases`` are what files, workflows and
+    configurations of earlier versions hold, and stay readable. ``hosts`` are ComfyUI's classes of
+    the whole model. ``kind`` says what its latents are: ``pictures`` (b, c, h, w), pictures as
+    videos of ``one frame`` (b, c, 1, h, w), or ``video``, of which ``stride`` frames become one of
+    the latent's after the first. ``boundary`` is the noise level at which a high-noise expert hands
+    over to a low-noise one. ``time_embedding`` is the part of its network whose output the
+    embedding of an interval joins.
+    """
+
+    name: str
+    hosts: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    latent: LatentSpec | None = None
+    kind: Literal["pictures", "one frame", "video"] = "pictures"
+    stride: int = 4
+    sampling: Sampling | None = None
+    boundary: float | None = None
+    time_embedding: str | None = None
+    text: Text | None = None
+    layout: Layout | None = None
+    size: Size | None = None
+
+    @property
+    def frames(self) -> bool:
+        """Whether its latents have an axis of frames, (c, f, h, w); a picture is one frame."""
+        return self.kind != "pictures"
+
+    @property
+    def moving(self) -> bool:
+        """Whether it makes videos: ``stride`` n + 1 frames become n + 1 of the latent."""
+        return self.kind == "video"
+
+    def answers_to(self, name: str) -> bool:
+        """Whether a file or a user that says ``name`` means this family."""
+        return name == self.name or name in self.aliases
+
 
 # fmt: off
 _WAN21_MEAN = (
@@ -35,11 +170,6 @@ _WAN22_STD = (
     0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
 )
 
-TIMED = ("qwen_image", "wan21", "wan22")
-
-MOVING = ("wan21", "wan22")
-
-STRIDE = 4
 # fmt: on
 
 
@@ -47,12 +177,192 @@ def _wan(kind: str, mean: tuple[float, ...], std: tuple[float, ...], downscale: 
     return LatentSpec(kind, len(mean), tuple(1 / s for s in std), mean, downscale)
 
 
-FAMILIES: dict[str, LatentSpec] = {
-    "sd": SD_VAE,
-    "sdxl": LatentSpec("sdxl", 4, scale=0.13025, shift=0.0, downscale=8),
-    "sd3": LatentSpec("sd3", 16, scale=1.5305, shift=0.0609, downscale=8),
-    "flux": LatentSpec("flux", 16, scale=0.3611, shift=0.1159, downscale=8),
-    "qwen_image": _wan("qwen_image", _WAN21_MEAN, _WAN21_STD, 8),
-    "wan21": _wan("wan21", _WAN21_MEAN, _WAN21_STD, 8),
-    "wan22": _wan("wan22", _WAN22_MEAN, _WAN22_STD, 16),
-}
+CLIP_L = TextEncoder("CLIP-L", "text_model.encoder.layers.11.mlp.fc1.weight", 3072)
+CLIP_G = TextEncoder("CLIP-G", "text_model.encoder.layers.31.mlp.fc1.weight")
+_BIAS_OF_THE_LAST = "encoder.block.23.layer.0.SelfAttention.relative_attention_bias.weight"
+T5_XXL = TextEncoder(
+    "T5-XXL", "encoder.block.23.layer.1.DenseReluDense.wi_1.weight", 10240, lacks=_BIAS_OF_THE_LAST
+)
+UMT5_XXL = TextEncoder("UMT5-XXL", _BIAS_OF_THE_LAST)
+QWEN_VL = TextEncoder("Qwen2.5-VL-7B", "model.layers.27.self_attn.k_proj.bias", 512)
+
+SD = Family("SD", aliases=("sd",), latent=SD_VAE)
+
+SDXL = Family(
+    "SDXL", aliases=("sdxl",), latent=LatentSpec("sdxl", 4, scale=0.13025, shift=0.0, downscale=8)
+)
+
+SD35 = Family(
+    "SD3.5",
+    hosts=("SD3",),
+    aliases=("sd3", "sd3.5-large"),
+    latent=LatentSpec("sd3", 16, scale=1.5305, shift=0.0609, downscale=8),
+    sampling=Sampling("normal", shift=3.0, cfg=4.5),
+    time_embedding="t_embedder",
+    text=Text("SD3", usable=(CLIP_L, CLIP_G, T5_XXL), needed=()),
+    layout=Layout(
+        "sd3",
+        blocks={"joint_blocks": "second part"},
+        width="hidden_size",
+        context="context_embedder.in_features",
+        pooled="y_embedder.mlp.0.in_features",
+        # Two blocks, as the last one differs; the width is 64 times the depth that is said.
+        tiny={
+            "depth": 1,
+            "num_blocks": 2,
+            "adm_in_channels": 24,
+            "num_patches": 16,
+            "pos_embed_max_size": 4,
+            "context_embedder_config": {
+                "target": "torch.nn.Linear",
+                "params": {"in_features": 32, "out_features": 64},
+            },
+        },
+        tiny_where_set={"x_block_self_attn_layers": [0]},
+    ),
+    size=Size(39_554_112, (212_999_680,) * 37 + (136_085_248,), 2432, 4, 4_212_224),
+)
+
+FLUX = Family(
+    "Flux",
+    hosts=("Flux",),
+    aliases=("flux", "flux-dev"),
+    latent=LatentSpec("flux", 16, scale=0.3611, shift=0.1159, downscale=8),
+    sampling=Sampling("simple", shift=math.exp(1.15), cfg=1.0),
+    time_embedding="time_in",
+    text=Text("FLUX", usable=(CLIP_L, T5_XXL), needed=(CLIP_L, T5_XXL)),
+    layout=Layout(
+        "flux",
+        # A single block runs over text and picture together, text first.
+        blocks={"double_blocks": "first part", "single_blocks": "last tokens"},
+        width="hidden_size",
+        context="params.context_in_dim",
+        pooled="params.vec_in_dim",
+        tiny={
+            "hidden_size": 64,
+            "num_heads": 1,
+            "axes_dim": [8, 28, 28],
+            "depth": 1,
+            "depth_single_blocks": 1,
+            "vec_in_dim": 24,
+            "context_in_dim": 32,
+        },
+    ),
+    size=Size(64_124_992, (339_831_296,) * 19 + (141_591_808,) * 38, 3072, 4, 4_786_176),
+)
+
+# A Flux to the host, but with a grid of its own, and so without a preset.
+FLUX2 = Family("Flux.2", hosts=("Flux2",))
+
+QWEN_IMAGE = Family(
+    "Qwen-Image",
+    hosts=("QwenImage",),
+    aliases=("qwen_image", "qwen-image"),
+    latent=_wan("qwen_image", _WAN21_MEAN, _WAN21_STD, 8),
+    kind="one frame",
+    sampling=Sampling(None, shift=math.exp(1.15), cfg=4.0),
+    time_embedding="time_text_embed",
+    text=Text("QWEN_IMAGE", usable=(QWEN_VL,), needed=(QWEN_VL,), literal=True),
+    layout=Layout(
+        "qwen-image",
+        blocks={"transformer_blocks": "second part"},
+        width="inner_dim",
+        context="txt_in.in_features",
+        tiny={
+            "num_layers": 2,
+            "num_attention_heads": 1,
+            "attention_head_dim": 64,
+            "axes_dims_rope": (8, 28, 28),
+            "joint_attention_dim": 32,
+        },
+    ),
+    size=Size(40_523_328, (339_831_296,) * 60, 3072, 4, 9_216_000),
+)
+
+# Also Wan2.1, whose network and VAE are the same; wan21 is what its latents were called.
+WAN22_14B = Family(
+    "Wan2.2 14B",
+    hosts=("WAN21",),
+    aliases=("wan21", "wan2.2-14b", "Wan2.2"),
+    latent=_wan("wan21", _WAN21_MEAN, _WAN21_STD, 8),
+    kind="video",
+    sampling=Sampling("simple", shift=5.0, cfg=3.5, sampler="uni_pc", rule="unipc"),
+    boundary=0.875,  # of text-to-video; image-to-video files have 0.9
+    time_embedding="time_embedding",
+    text=Text("WAN", usable=(UMT5_XXL,), needed=(UMT5_XXL,)),
+    layout=Layout(
+        "wan",
+        blocks={"blocks": "all"},
+        width="dim",
+        context="text_dim",
+        tiny={"dim": 64, "num_heads": 1, "ffn_dim": 128, "num_layers": 1, "text_dim": 32},
+    ),
+    size=Size(232_719_424, (351_394_304,) * 40, 5120, 2.7, 4_792_320),
+)
+
+WAN22_5B = replace(
+    WAN22_14B,
+    name="Wan2.2 5B",
+    hosts=("WAN22",),
+    aliases=("wan22", "wan2.2-5b", "Wan2.2"),
+    latent=_wan("wan22", _WAN22_MEAN, _WAN22_STD, 16),
+    sampling=Sampling("simple", shift=8.0, cfg=5.0, sampler="uni_pc", rule="unipc"),
+    boundary=None,
+    size=Size(90_086_592, (163_656_704,) * 30, 3072, 14 / 3, 2_519_040),
+)
+
+FAMILIES = (SD, SDXL, FLUX, FLUX2, SD35, QWEN_IMAGE, WAN22_14B, WAN22_5B)
+"""Every family, in the order of the menus; the first one that answers to a name has it."""
+
+
+def find(name: str | None) -> Family | None:
+    """The family that a name or an alias means, None for any other; also of the cache's kinds."""
+    return next((f for f in FAMILIES if name is not None and f.answers_to(name)), None)
+
+
+def of_host(classes: Iterable[str]) -> Family | None:
+    """The family of ComfyUI's model, by the names of its class and of those above, in order."""
+    return next((f for name in classes for f in FAMILIES if name in f.hosts), None)
+
+
+def having(part: str) -> list[Family]:
+    """Families of which a part of the record, such as ``text``, is known."""
+    return [family for family in FAMILIES if getattr(family, part) is not None]
+
+
+def names(part: str, last: str = ", ") -> str:
+    """Those families' names in a sentence: A, B and C for ``last`` " and "."""
+    *first, end = [family.name for family in having(part)]
+    return last.join([", ".join(first), end]) if first else end
+
+
+def latents(name: str | None) -> LatentSpec:
+    """What the VAE of a family makes. Raises InvalidInput, in one sentence, for an unknown one."""
+    family = find(name)
+    if family is None or family.latent is None:
+        raise InvalidInput(f"unknown family {name!r} (have: {names('latent')})")
+    return family.latent
+
+
+def spelled(name: str) -> str:
+    """The one spelling of a family's name or alias; other names as they are."""
+    family = find(name)
+    return name if family is None else family.name
+
+
+def has_frames(name: str | None) -> bool:
+    """Whether latents of that family have an axis of frames; False for unknown ones."""
+    family = find(name)
+    return family is not None and family.frames
+
+
+def is_moving(name: str | None) -> bool:
+    """Whether that family makes videos; False for unknown ones."""
+    family = find(name)
+    return family is not None and family.moving
+
+
+def stride(name: str | None) -> int:
+    """Frames of a video for each one of the latent, after the first; 4 for unknown ones."""
+    family = find(name)
+    return Family.stride if family is None else family.stride

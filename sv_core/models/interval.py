@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
-from .families import TIME_EMBEDDINGS
+from . import families
 
 PREFIX = "interval_embedder."
 """What the embedder's tensors are called, inside a SiT's file and in a file of their own."""
-"""Families of ComfyUI -> the part of their network whose output the interval's joins."""
 
 
 def linear(layers: nn.Sequential, k: int) -> nn.Linear:
@@ -93,7 +92,9 @@ def from_file(
 
 def time_embedding(network: nn.Module, family: str) -> nn.Module:
     """The part of a family's network whose output the interval's embedding joins."""
-    return getattr(network, TIME_EMBEDDINGS[family])
+    record = families.find(family)
+    assert record is not None and record.time_embedding is not None, family
+    return getattr(network, record.time_embedding)
 
 
 def width(embedding: nn.Module) -> int:
@@ -108,15 +109,16 @@ def width(embedding: nn.Module) -> int:
 def require_fit(embedder: IntervalEmbedder, family: str, network: nn.Module, found: str) -> None:
     """Raises InvalidInput for one of another family or size than a network of ``found``'s.
 
-    ``family`` is what the embedder's file says, see ``from_file``.
+    ``family`` is what the embedder's file says, see ``from_file``; an alias of ``found`` is right.
     """
-    if family != found:
+    record = families.find(found)
+    if record is None or not record.answers_to(family):
         raise InvalidInput(f"this interval embedder is for {family}, the model is {found}")
-    wanted = width(time_embedding(network, family))
+    wanted = width(time_embedding(network, found))
     if wanted != width(embedder):
         raise InvalidInput(
             f"this interval embedder is {width(embedder)} wide, the model {wanted}: it was trained "
-            f"for another size of {family}"
+            f"for another size of {found}"
         )
 
 

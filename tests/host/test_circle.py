@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sv_core.models.families import FAMILIES
+from sv_core.models.families import latents
 from tests.host import circle
 from tests.host.server import Host, Server
 from tests.inside import HOSTS, MISSING
@@ -66,7 +66,7 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
     starts = []
     for family, vae in VAES.items():
         file = made.models / f"{family}_vae.safetensors"
-        save_file(circle.autoencoder(FAMILIES[vae]), file)
+        save_file(circle.autoencoder(latents(vae)), file)
         whole = [file] if family == "sd3" else []  # a checkpoint that holds its VAE
         starts.append(["start", family, made.models / f"{family}.safetensors", *whole])
     comfy = HOSTS[0].folder
@@ -198,7 +198,7 @@ def test_the_autoencoder_gives_back_a_picture_of_cells(circled: Server) -> None:
     }
     outputs = circled.run(prompt)
     (file,) = (circled.base / "output").glob("cells_*.latent")
-    latent = FAMILIES["sd3"].to_model(load_file(file)["latent_tensor"])
+    latent = latents("sd3").to_model(load_file(file)["latent_tensor"])
     wanted = (2 * held_out.images[:1] - 1).expand(1, 16, 8, 8)
     torch.testing.assert_close(latent, wanted, atol=1e-2, rtol=0)
     (back,) = circled.pictures(outputs["save"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from sv_core.models.families import FAMILIES, TIMED
+from sv_core.models.families import has_frames, latents
 from training.caching.plan import settings_of
 from training.config.prepare import PrepareConfig
 from training.data.format import LATENTS, Index, Shard, write_index, write_shard
@@ -22,11 +22,11 @@ _PICTURES, _HELD_OUT, _SIDE = 12, 2, 4
 def write_cache(cache: Path, family: str) -> None:
     """Ten pictures to learn from and two held out, of three captions; for Wan three frames each."""
     draw = Generator().manual_seed(0)
-    latent = FAMILIES[_KINDS.get(family, family)]
+    latent = latents(_KINDS.get(family, family))
     captions = sorted(LENGTHS.keys() - {""})
     pixels = (_SIDE * latent.downscale,) * 2
     frames = {"wan": 9}.get(family, 1)
-    timed = latent.kind in TIMED
+    timed = has_frames(latent.kind)
     shape = (latent.channels, *([1 + (frames - 1) // 4] if timed else []), _SIDE, _SIDE)
     x = torch.randn(_PICTURES, 1, *shape, generator=draw)
     cache.mkdir()

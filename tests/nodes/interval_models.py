@@ -122,7 +122,7 @@ def family_of(name):
 
 def time_part(name):
     network = FAMILIES[name].model.diffusion_model
-    return getattr(network, interval.TIME_EMBEDDINGS[family_of(name)])
+    return interval.time_embedding(network, family_of(name))
 
 
 def embedder_for(name, seed=None):

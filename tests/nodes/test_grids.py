@@ -34,9 +34,9 @@ def test_presets_are_the_papers():
     for preset, shift, scheduler, rule, calls in (
         ("Flux", math.exp(1.15), "simple", "flow_match", 20),
         ("SD3.5", 3.0, "normal", "flow_match", 20),
-        ("Wan2.2", 3.0, "simple", "unipc", 20),
-        ("Wan2.2", 5.0, "simple", "unipc", 24),
-        ("Wan2.2", 8.0, "simple", "unipc", 27),
+        ("Wan2.2 14B", 3.0, "simple", "unipc", 20),
+        ("Wan2.2 14B", 5.0, "simple", "unipc", 24),
+        ("Wan2.2 5B", 8.0, "simple", "unipc", 27),
     ):
         model = make_model(shift)
         ours = Scheduler.execute(model, preset=preset).args
@@ -68,7 +68,7 @@ def test_qwen_preset_is_the_papers_own_grid_at_any_size():
 def test_auto_reads_the_family_from_the_model():
     for name, preset in (
         ("Flux", "Flux"), ("SD3", "SD3.5"), ("QwenImage", "Qwen-Image"),
-        ("WAN21", "Wan2.2"), ("WAN22", "Wan2.2"),
+        ("WAN21", "Wan2.2 14B"), ("WAN22", "Wan2.2 5B"),
     ):  # fmt: skip
         model = of_class(name)
         auto, named = (Scheduler.execute(model, preset=p).args for p in ("auto", preset))

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sv_core.models.families import FAMILIES
+from sv_core.models.families import latents
 from training import finetune, prepare
 from training.data.format import read_index, write_index
 from training.networks.comfy import load as comfy_load
@@ -133,7 +133,7 @@ def exhausted(*arguments, **options):
 
 
 def check_a_checkpoint_of_no_known_family():
-    words = ("is no flow model that this ComfyUI knows", "Flux, SD3.5, Qwen-Image or Wan")
+    words = ("is no flow model that this ComfyUI knows", "Flux, SD3.5, Qwen-Image, Wan2.2 14B or")
     noise = WORK / "noise.safetensors"
     save_file({f"layer{i}.weight": torch.zeros(3, 3) for i in range(9)}, noise)
     lora = WORK / "lora.safetensors"
@@ -148,7 +148,7 @@ def check_a_checkpoint_of_no_known_family():
 
     one = type("Patcher", (), {"model": AuraFlow()})()
     with replaced(HOST.sd, "load_diffusion_model_state_dict", lambda *a, **k: one):
-        train("of the kind that ComfyUI calls AuraFlow", "use one of Flux, Qwen-Image, SD3.5, Wan")
+        train("of the kind that ComfyUI calls AuraFlow", "use one of Flux, SD3.5, Qwen-Image, Wan")
 
 
 def check_a_file_that_is_none():
@@ -185,7 +185,7 @@ def check_settings_that_do_not_fit_the_network():
     train("8 bits", "lora.rank", checkpoint=eight)
     half = variant("half", lambda s: {k: v.half() for k, v in s.items()})
     train("fp16", "comfy.dtype", checkpoint=half)
-    train("is for Wan2.2's 14B files", comfy__expert="high")
+    train("is for files of Wan2.2 14B", comfy__expert="high")
     train(
         "offload_blocks", "2 blocks", lora__rank=4, comfy__offload_blocks=9, run__recompute="true"
     )
@@ -200,12 +200,12 @@ def check_files_of_prepare_that_are_missing_or_others():
     make("cannot read", str(missing), vae=missing)
     make(str(WORK / "noise.safetensors"), "no VAE that this ComfyUI knows",
          vae=WORK / "noise.safetensors")  # fmt: skip
-    make("channels", "family wan22", vae=WORK / "vae.safetensors", family="wan22", size=32,
+    make("channels", "family Wan2.2 5B", vae=WORK / "vae.safetensors", family="wan22", size=32,
          text=None)  # fmt: skip
     make("there is no file", str(missing), text=f"[{clip}, '{missing}']")
     make("takes one file each of CLIP-L and T5-XXL", text=f"[{clip}]")
     make("takes one file each", text=f"[{clip}, {t5}, {clip}]")
-    make("family wan21 takes UMT5-XXL", text=f"[{t5}]", family="wan21")
+    make("family Wan2.2 14B takes UMT5-XXL", text=f"[{t5}]", family="wan21")
     make("no text encoder that is known here", text=f"['{WORK / 'vae.safetensors'}', {t5}]")
     make("there is no folder", pictures=WORK / "nowhere")
     make("holds no pictures", pictures=WORK / "sd3_cache")
@@ -266,7 +266,7 @@ def setting():
         torchrun_data.write_cache(WORK / name, "sd3")
     write_index(WORK / "mute", replace(read_index(WORK / "mute"), text=None))
     index = read_index(WORK / "flux_latents")
-    write_index(WORK / "flux_latents", replace(index, latent=FAMILIES["flux"]))
+    write_index(WORK / "flux_latents", replace(index, latent=latents("flux")))
     write_index(WORK / "unfinished", replace(read_index(WORK / "unfinished"), complete=False))
     text = WORK / "cut_text/text-00000.safetensors"
     text.write_bytes(text.read_bytes()[:-9])

@@ -320,7 +320,8 @@ def check_the_sizes_of_the_published_networks():
         "wan2.2-5b": tiny.WAN_5B | {"dim": 3072, "num_heads": 24, "ffn_dim": 14336,
                                     "num_layers": 30},
     }  # fmt: skip
-    assert published.keys() == memory.NETWORKS.keys()
+    records = memory.families
+    assert {*map(records.spelled, published)} == {f.name for f in records.having("size")}
     for name, config in published.items():
         config = comfy.model_detection.model_config_from_unet_config(dict(config), {})
         config.set_inference_dtype(torch.float32, None)
@@ -328,7 +329,7 @@ def check_the_sizes_of_the_published_networks():
         lists = [m for m in network.children() if isinstance(m, torch.nn.ModuleList)]
         blocks = [sum(p.numel() for p in b.parameters()) for part in lists for b in part]
         rest = sum(p.numel() for p in network.parameters()) - sum(blocks)
-        expected = memory.NETWORKS[name]
+        expected = memory.size_of(name)
         assert (rest, tuple(blocks)) == (expected.rest, expected.blocks), (name, rest, set(blocks))
         assert memory.network_of(network, [b for part in lists for b in part],
                                     expected.width, expected.mlp_ratio) == expected  # fmt: skip

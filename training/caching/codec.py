@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
-from sv_core.models.families import STRIDE, TIMED
+from sv_core.models.families import has_frames, stride
 
 from ..config.prepare import PrepareConfig
 from ..data.format import Index
@@ -96,7 +96,7 @@ class Codec:
         A latent cell counts as much as its pixels do on average.
         """
         cells = avg_pool2d(masks.float(), self.latent.downscale).round().byte()
-        if self.latent.kind in TIMED:
+        if has_frames(self.latent.kind):
             cells = cells[:, :, None]
         return torch.stack([cells, cells.flip(-1)][: self.views], 1)
 
@@ -112,7 +112,7 @@ class Codec:
         found = []
         for view in self._each_view(images):
             if view.ndim == 5:
-                view = view[:, :, ::STRIDE].movedim(2, 1).flatten(0, 1)
+                view = view[:, :, :: stride(self.latent.kind)].movedim(2, 1).flatten(0, 1)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 z = self.encoder.features(view.expand(-1, 3, -1, -1), grid)
             z = z.unflatten(0, (len(images), -1)).flatten(1, 2)
@@ -127,7 +127,7 @@ def open_vae(
 
     Raises InvalidInput, in one sentence, for another family's file or a damaged one.
     """
-    through_host = comfy is not None or latent.kind in TIMED or is_tiny(path)
+    through_host = comfy is not None or has_frames(latent.kind) or is_tiny(path)
     if not through_host and importlib.util.find_spec("diffusers") is None:
         with contextlib.suppress(InvalidInput):
             find()

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sv_core.errors import InvalidInput
+from sv_core.models.families import latents
 
 from .. import files
 from .. import files as stored_files
@@ -126,7 +127,8 @@ def _with_text(cache: Path, config: PrepareConfig, index: Index) -> Index:
     spec = None
     if config.text:
         files = sorted(stored_files.fingerprint(Path(file)) for file in config.text)
-        digest = hashlib.blake2b(json.dumps([config.family, files]).encode(), digest_size=8)
+        kind = latents(config.family).kind  # as files have it, however the family was spelled
+        digest = hashlib.blake2b(json.dumps([kind, files]).encode(), digest_size=8)
         spec = TextSpec(digest.hexdigest(), config.template)
     bound = index.text is not None and any(cache.glob(f"{text.TEXT}-*.safetensors"))
     if spec == index.text or (spec is None and bound):

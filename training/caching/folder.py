@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sv_core.errors import InvalidInput, Unavailable
+from sv_core.models import families
 
 from . import captions
 from .captions import ONE, Variants
@@ -89,7 +90,8 @@ def scan(
     aside = {}
     if not videos:
         moving = (path for path in files if path.lower().endswith(VIDEOS) and path not in found)
-        aside = dict.fromkeys(moving, "it is a video, which only family=wan21 and wan22 take")
+        takers = " and ".join(f.name for f in families.FAMILIES if f.moving)
+        aside = dict.fromkeys(moving, f"it is a video, which only family={takers} take")
     if not found:
         raise InvalidInput(f"{root} holds no pictures ({', '.join(kinds)})")
     if layout == "auto":

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec, pixels
-from sv_core.models.families import FAMILIES, MOVING, STRIDE, TIMED
+from sv_core.models import families
 
 from ..config.prepare import PrepareConfig
 from ..data.format import Index
@@ -28,17 +28,18 @@ def check(config: PrepareConfig) -> LatentSpec:
         have, lack = ("vae", "family") if config.family is None else ("family", "vae")
         raise InvalidInput(
             f"{have} is set and {lack} is not: a VAE's file does not say how its latents are "
-            f"scaled, so give both, such as vae=FILE and family={' or '.join(FAMILIES)}"
+            f"scaled, so give both, such as vae=FILE and family={families.names('latent', ' or ')}"
         )
     if config.vae is not None and config.channels != 3:
         raise InvalidInput("a VAE takes colour pictures: leave out channels=1")
     for key in ("max_aspect", "fps"):
         if getattr(config, key) == float("inf"):
             raise InvalidInput(f"{key} must be a finite number, such as 2")
-    if config.frames % STRIDE != 1:
-        low = max(config.frames - 2, 0) // STRIDE * STRIDE + 1
+    stride = families.stride(config.family)
+    if config.frames % stride != 1:
+        low = max(config.frames - 2, 0) // stride * stride + 1
         raise InvalidInput(
-            f"frames must be a multiple of {STRIDE} and one more, as {low} or {low + STRIDE}, got "
+            f"frames must be a multiple of {stride} and one more, as {low} or {low + stride}, got "
             f"{config.frames}"
         )
     if config.text:
@@ -46,7 +47,7 @@ def check(config: PrepareConfig) -> LatentSpec:
         _check_template(config.template)
     latent = pixels(config.channels)
     if config.family and config.vae:
-        latent = FAMILIES[config.family]
+        latent = families.latents(config.family)
         if is_tiny(Path(config.vae)):
             latent = replace(latent, downscale=8)
     token = latent.downscale * (config.patch_size if config.encoder else 1)
@@ -80,7 +81,7 @@ def list_pictures(root: Path, config: PrepareConfig) -> Listing:
         variants=Variants(config.captions, config.variants, config.keep),
         repeats=config.repeats == "folders",
         masks=config.masks == "suffix",
-        videos=config.family in MOVING,
+        videos=families.is_moving(config.family),
     )
     paths = [p.path for p in listing.pictures if moving(config.family, p.path)]
     if any(not (root / path).is_dir() for path in paths):
@@ -90,7 +91,7 @@ def list_pictures(root: Path, config: PrepareConfig) -> Listing:
 
 def moving(family: str | None, path: str) -> bool:
     """Whether a picture of a cache of that family is a video."""
-    return family in MOVING and is_video(path)
+    return families.is_moving(family) and is_video(path)
 
 
 def settings_of(config: PrepareConfig, latent: LatentSpec, layout: str) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def make_plan(
                 else:
                     bucket[i] = images.nearest_bucket(shapes, *shape)
     buckets: list[tuple[int, ...]] = list(shapes)
-    if latent.kind in TIMED:
+    if families.has_frames(latent.kind):
         buckets = [(1, *shape) for shape in shapes]
         if any(films) and config.frames > 1:
             buckets += [(config.frames, *shape) for shape in shapes]

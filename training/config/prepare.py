@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sv_core.models.families import FAMILIES
+from sv_core.models.families import latents, spelled
 
 from .parse import knob
 
@@ -34,7 +34,7 @@ class PrepareConfig:
     max_aspect: float = knob(2.0, low=1)
     channels: int = knob(3, choices=[1, 3])
     vae: str | None = None
-    family: str | None = knob(None, choices=FAMILIES)
+    family: str | None = None
     text: tuple[str, ...] = ()
     template: str = "{}"
     captions: str = knob("one", choices=KINDS)
@@ -53,3 +53,9 @@ class PrepareConfig:
     workers: int = knob(4, low=1)
     device: str = knob("auto", choices=["auto", "cpu", "cuda"])
     comfy: str | None = None
+
+    def __post_init__(self) -> None:
+        """One spelling of the family. Raises InvalidInput, in one sentence, for an unknown one."""
+        if self.family is not None:
+            latents(self.family)
+            object.__setattr__(self, "family", spelled(self.family))

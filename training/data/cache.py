@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec, alike, describe
-from sv_core.models.families import STRIDE
+from sv_core.models.families import stride
 
 from .companions import Companions, Conditions
 from .format import LATENTS, MASKS, FeatureSpec, open_shards, read_index, share_of
@@ -145,8 +145,9 @@ class LatentCache:
     def shapes(self) -> list[tuple[int, ...]]:
         """The latents' shapes (c, h, w) or (c, f, h, w), one for each of ``groups``."""
         channels, down = self.latent.channels, self.latent.downscale
+        each = stride(self.latent.kind)
         return [
-            (channels, *(1 + (n - 1) // STRIDE for n in frames), height // down, width // down)
+            (channels, *(1 + (n - 1) // each for n in frames), height // down, width // down)
             for *frames, height, width in self.groups
         ]
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sv_core.errors import InvalidInput, Unavailable
 from sv_core.latent import LatentSpec
-from sv_core.models.families import STRIDE
+from sv_core.models.families import stride
 
 from ..encoders.dinov2 import Encoder
 from ..files import write_atomically
@@ -247,7 +247,7 @@ def check_room(cache: Path, index: Index, jobs: list[Job], encoder: Encoder | No
     latent, need = index.latent, 0
     for job in jobs:
         cells = job.bucket[-2] * job.bucket[-1] // latent.downscale**2
-        cells *= 1 + (job.frames - 1) // STRIDE
+        cells *= 1 + (job.frames - 1) // stride(latent.kind)
         each = 0
         if job.latents:
             each += cells * latent.channels * (1 if latent.kind == "pixels" else 2)

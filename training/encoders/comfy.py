@@ -14,28 +14,10 @@ from torch import Tensor
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
-from sv_core.models.families import STRIDE, TIMED
+from sv_core.models import families
+from sv_core.models.families import Text
 
 from ..networks.comfy.folder import find
-
-_SIGNS: dict[str, tuple[str, int | None]] = {
-    "CLIP-G": ("text_model.encoder.layers.31.mlp.fc1.weight", None),
-    "CLIP-L": ("text_model.encoder.layers.11.mlp.fc1.weight", 3072),
-    "UMT5-XXL": ("encoder.block.23.layer.0.SelfAttention.relative_attention_bias.weight", None),
-    "T5-XXL": ("encoder.block.23.layer.1.DenseReluDense.wi_1.weight", 10240),
-    "Qwen2.5-VL-7B": ("model.layers.27.self_attn.k_proj.bias", 512),
-}
-"""A tensor of each encoder's last block, which tells it from the others, and its first size."""
-
-_WAN = ("WAN", {"UMT5-XXL"}, {"UMT5-XXL"})
-_TEXT: dict[str, tuple[str, set[str], set[str]]] = {
-    "sd3": ("SD3", set(), {"CLIP-L", "CLIP-G", "T5-XXL"}),
-    "flux": ("FLUX", {"CLIP-L", "T5-XXL"}, {"CLIP-L", "T5-XXL"}),
-    "qwen_image": ("QWEN_IMAGE", {"Qwen2.5-VL-7B"}, {"Qwen2.5-VL-7B"}),
-    "wan21": _WAN,
-    "wan22": _WAN,
-}
-"""Family -> ComfyUI's name for its kind of text, the encoders that it needs, those it can use."""
 
 # What files may lack without harm: text is encoded without these.
 _OPTIONAL = re.compile(r"text_projection|logit_scale|position_ids|visual\.|lm_head")
@@ -46,35 +28,46 @@ def check_text(files: Sequence[str], family: str | None) -> None:
 
     Raises InvalidInput, in one sentence.
     """
-    if family not in _TEXT:
-        raise InvalidInput(
-            f"text encoders need the family that they belong to: set family= to one of "
-            f"{', '.join(_TEXT)}" + (f", {family} has none here" if family else "")
-        )
-    _, needed, usable = _TEXT[family]
+    text = _text_of(family)
+    usable = sorted(encoder.name for encoder in text.usable)
+    needed = {encoder.name for encoder in text.needed}
     found: list[str] = []
     for file in files:
         name = identify(Path(file))
         if name not in usable:
             raise InvalidInput(
-                f"{file} is {name or 'no text encoder that is known here'}, and family {family} "
-                f"takes {' and '.join(sorted(usable))}"
+                f"{file} is {name or 'no text encoder that is known here'}, and family "
+                f"{families.spelled(str(family))} takes {' and '.join(usable)}"
             )
         found.append(name)
     lacking = needed - set(found)
     if lacking or len(set(found)) < len(found):
         raise InvalidInput(
-            f"family {family} takes one file each of {' and '.join(sorted(usable))}, "
-            f"text= names {' and '.join(found) or 'none'}"
+            f"family {families.spelled(str(family))} takes one file each of "
+            f"{' and '.join(usable)}, text= names {' and '.join(found) or 'none'}"
         )
+
+
+def _text_of(family: str | None) -> Text:
+    """What the family's record says of its text. Raises InvalidInput, in one sentence."""
+    record = families.find(family)
+    if record is None or record.text is None:
+        raise InvalidInput(
+            f"text encoders need the family that they belong to: set family= to one of "
+            f"{families.names('text')}"
+            + (f", {families.spelled(family)} has none here" if family else "")
+        )
+    return record.text
 
 
 def identify(path: Path) -> str | None:
     """Which text encoder a .safetensors file holds. Raises InvalidInput when it cannot be read."""
     shapes = _shapes(path)
-    for name, (key, size) in _SIGNS.items():
-        if key in shapes and size in (None, shapes[key][0]):
-            return name
+    known = {encoder: None for f in families.FAMILIES if f.text for encoder in f.text.usable}
+    for encoder in known:
+        size = shapes.get(encoder.sign, [None])[0]
+        if encoder.sign in shapes and encoder.size in (None, size) and encoder.lacks not in shapes:
+            return encoder.name
     return None
 
 
@@ -118,12 +111,13 @@ class HostVae:
             raise InvalidInput(
                 f"{path} holds no VAE that this ComfyUI knows: name the VAE's own file"
             )
-        self.vae, self.latent, self.timed = vae, latent, latent.kind in TIMED
+        self.vae, self.latent, self.timed = vae, latent, families.has_frames(latent.kind)
         has = (int(vae.latent_channels), vae.spacial_compression_encode())
         if has != (latent.channels, latent.downscale):
             raise InvalidInput(
                 f"{path} makes latents of {has[0]} channels, {has[1]} times smaller than the "
-                f"picture; family {latent.kind} has {latent.channels} and {latent.downscale}"
+                f"picture; family {families.spelled(latent.kind)} has {latent.channels} and "
+                f"{latent.downscale}"
             )
 
     def encode(self, images: Tensor) -> tuple[Tensor, None]:
@@ -140,7 +134,9 @@ class HostVae:
             if self.vae.latent_dim == 3:
                 means.append(self._encode(frames)[0])
             else:
-                means.append(self._encode(frames[::STRIDE]).movedim(0, 1))
+                means.append(
+                    self._encode(frames[:: families.stride(self.latent.kind)]).movedim(0, 1)
+                )
         return torch.stack(means), None
 
     def _encode(self, images: Tensor) -> Tensor:
@@ -176,12 +172,12 @@ class HostText:
     def __init__(self, files: Sequence[str], family: str, folder: str | None, device: torch.device):
         """Raises InvalidInput, in one sentence, when a file of them is not whole."""
         self.host = _host(folder, device)
-        kind = _TEXT[family][0]
-        # Qwen-Image's template says so itself: a caption's brackets are no emphasis.
-        self.options = {} if family == "qwen_image" else {"disable_weights": True}
+        text = _text_of(family)
+        # A caption's brackets are no emphasis: some families' templates say so themselves.
+        self.options = {} if text.literal else {"disable_weights": True}
         with _complete(f"{' and '.join(files)} are not whole text encoders"):
             self.clip = self.host.sd.load_clip(
-                list(files), clip_type=getattr(self.host.sd.CLIPType, kind)
+                list(files), clip_type=getattr(self.host.sd.CLIPType, text.kind)
             )
 
     def __call__(self, text: str) -> dict[str, Tensor]:

@@ -9,18 +9,9 @@ from torch import Tensor
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
-from sv_core.models.families import FAMILIES, TIMED
+from sv_core.models import families
 
 from ..files import read_weights
-
-"""What each family's own pipeline does to its latents. The weights do not say which it is.
-
-wan21 is the VAE of Wan2.1 and of Wan2.2's 14B, wan22 that of Wan2.2's 5B.
-"""
-"""Families whose latents have a time axis, (c, f, h, w); a picture is one frame."""
-"""Those that make videos: 4 n + 1 frames become n + 1 of the latent."""
-"""Frames for each one of the latent, after the first."""
-
 
 # Names of the LDM layout, and of diffusers before attention was renamed -> names of today.
 _RENAMED = (
@@ -64,7 +55,8 @@ def load(path: Path, family: str) -> Vae:
     Raises InvalidInput, in one sentence, when diffusers is missing, the file is damaged or no VAE,
     its channels are not the family's, or the family is one that only ComfyUI reads.
     """
-    if family in TIMED:
+    family = families.spelled(family)
+    if families.has_frames(family):
         raise InvalidInput(
             f"a VAE of family {family} is read through ComfyUI only, not here: {path}"
         )
@@ -91,13 +83,13 @@ def load(path: Path, family: str) -> Vae:
             f"{path} is not a whole AutoencoderKL: {wrong[0]} is missing or of another shape"
         )
     model.load_state_dict({k: state[k] for k in wanted})
-    latent = FAMILIES[family]
+    latent = families.latents(family)
     has = (config["latent_channels"], 2 ** (len(config["block_out_channels"]) - 1))
     if has != (latent.channels, latent.downscale):
         fitting = [
-            name
-            for name, f in FAMILIES.items()
-            if name not in TIMED and has == (f.channels, f.downscale)
+            f.name
+            for f in families.having("latent")
+            if not f.frames and f.latent and has == (f.latent.channels, f.latent.downscale)
         ]
         raise InvalidInput(
             f"{path} makes latents of {has[0]} channels, {has[1]} times smaller than the picture; "

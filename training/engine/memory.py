@@ -2,7 +2,7 @@
 
 Exact for what is stored (weights, gradients, moments, averages). Activations are those of
 recomputation: one hidden state per block, and what one block saves for its backward pass, of which
-the factor is a bound measured on the blocks of the four families. What nobody can calculate (CUDA's
+the factor is a bound measured on the blocks of its families. What nobody can calculate (CUDA's
 own memory, fragmentation) is ``RESERVE``.
 """
 
@@ -14,6 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sv_core.errors import InvalidInput
+from sv_core.models import families
+from sv_core.models.families import Size
+
 from ..cli import add_debug, guard
 from .offload import Composed
 
@@ -23,30 +27,6 @@ CARDS = (12, 16, 24, 48, 80)
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 # Of each trained weight; AdamW in 8 bits has a scale for 256 of them, and rounds at most.
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "schedule_free": 8.0}
-
-
-@dataclass(frozen=True)
-class Network:
-    """What the calculation asks of a network: numbers of weights, not bytes."""
-
-    rest: int  # outside the blocks
-    blocks: tuple[int, ...]  # of each block, in order
-    width: int
-    mlp_ratio: float
-    features: int  # sum of in + out of the blocks' linear layers: the weights of a LoRA of rank 1
-
-    @property
-    def weights(self) -> int:
-        return self.rest + sum(self.blocks)
-
-
-NETWORKS = {
-    "sd3.5-large": Network(39_554_112, (212_999_680,) * 37 + (136_085_248,), 2432, 4, 4_212_224),
-    "flux-dev": Network(64_124_992, (339_831_296,) * 19 + (141_591_808,) * 38, 3072, 4, 4_786_176),
-    "qwen-image": Network(40_523_328, (339_831_296,) * 60, 3072, 4, 9_216_000),
-    "wan2.2-14b": Network(232_719_424, (351_394_304,) * 40, 5120, 2.7, 4_792_320),
-    "wan2.2-5b": Network(90_086_592, (163_656_704,) * 30, 3072, 14 / 3, 2_519_040),
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +49,7 @@ class Footprint:
 
 
 def footprint(
-    network: Network,
+    network: Size,
     tokens: int,
     *,
     batch: int = 1,
@@ -116,7 +96,7 @@ def saved_states(mlp_ratio: float) -> float:
     return 26 + 2 * mlp_ratio
 
 
-def least_offload(budget: float, network: Network, tokens: int, **options: Any) -> int | None:
+def least_offload(budget: float, network: Size, tokens: int, **options: Any) -> int | None:
     """The fewest ``offload_blocks`` with which a LoRA run fits into so many bytes; None if none."""
     for n in range(len(network.blocks) + 1):
         if footprint(network, tokens, offload_blocks=n, **options).total + RESERVE <= budget:
@@ -126,7 +106,7 @@ def least_offload(budget: float, network: Network, tokens: int, **options: Any) 
 
 def network_of(
     module: nn.Module, blocks: Iterable[nn.Module], width: int, mlp_ratio: float
-) -> Network:
+) -> Size:
     """The numbers of a real network, which may be on the meta device."""
     blocks = list(blocks)
     sizes = tuple(sum(p.numel() for p in block.parameters()) for block in blocks)
@@ -137,7 +117,7 @@ def network_of(
         if hasattr(layer, "in_features") and hasattr(layer, "out_features")
     )
     rest = sum(p.numel() for p in module.parameters()) - sum(sizes)
-    return Network(rest, sizes, width, mlp_ratio, features)
+    return Size(rest, sizes, width, mlp_ratio, features)
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
@@ -151,7 +131,7 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     return total
 
 
-def table(network: Network, text: int = 512, rank: int = 16) -> str:
+def table(network: Size, text: int = 512, rank: int = 16) -> str:
     """Markdown: what to set for a LoRA on each card, at 512 and 1024 pixels squared, 16 a token."""
     lines = [
         "| base | pixels | without offloading | "
@@ -173,15 +153,25 @@ def table(network: Network, text: int = 512, rank: int = 16) -> str:
     return "\n".join(lines)
 
 
+def size_of(name: str) -> Size:
+    """A family's published network. Raises InvalidInput, in one sentence, for an unknown one."""
+    family = families.find(name)
+    if family is None or family.size is None:
+        raise InvalidInput(f"unknown network {name!r} (have: {families.names('size')})")
+    return family.size
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the table of a network."""
-    print(table(NETWORKS[options.network]))
+    print(table(size_of(options.network)))
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="GPU memory of a LoRA run, by calculation.")
-    parser.add_argument("network", nargs="?", default="flux-dev", choices=NETWORKS)
+    parser.add_argument(
+        "network", nargs="?", default=families.FLUX.name, help=families.names("size")
+    )
     add_debug(parser)
     options = parser.parse_args(arguments)
     return guard(lambda: run(options), options)

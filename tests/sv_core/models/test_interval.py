@@ -11,7 +11,7 @@ from torch import nn
 from sv_core.errors import InvalidInput
 from sv_core.latent import pixels
 from sv_core.meanflow import exact_derivative, mean_velocity_target
-from sv_core.models.families import TIME_EMBEDDINGS
+from sv_core.models import families
 from sv_core.models.interval import IntervalEmbedder, from_file, to_file, told, width
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 
@@ -182,7 +182,7 @@ class Family(nn.Module):
 
     def __init__(self, family):
         super().__init__()
-        self.parts = TIME_EMBEDDINGS[family]
+        self.parts = families.find(family).time_embedding
         setattr(self, self.parts, nn.Sequential(nn.Linear(3, 6), nn.SiLU(), nn.Linear(6, 4)))
 
     def forward(self, x, times):
@@ -194,7 +194,7 @@ def trained(generator):
     return perturbed(IntervalEmbedder(4, frequencies=6), generator)
 
 
-@pytest.mark.parametrize("family", TIME_EMBEDDINGS)
+@pytest.mark.parametrize("family", [f.name for f in families.having("time_embedding")])
 @pytest.mark.parametrize("shape", [(3,), (3, 2)], ids=["a time each", "a time for every frame"])
 @torch.no_grad()
 def test_a_network_is_told_intervals_behind_its_time_embedding(family, shape, generator):

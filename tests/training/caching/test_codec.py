@@ -126,7 +126,7 @@ def test_a_network_that_fails_leaves_the_folder_free_for_the_right_one(tmp_path,
     path, _ = vae_file
     root, cache = write_digits(tmp_path / "digits", 4), tmp_path / "cache"
     settings = dict(size=16, vae=str(path), family="flux")
-    with pytest.raises(InvalidInput, match=r"latents of 4 channels.*use sd or sdxl"):
+    with pytest.raises(InvalidInput, match=r"latents of 4 channels.*use SD or SDXL"):
         prepare(root, cache, PrepareConfig(**settings))
     from safetensors.torch import load_file, save_file
 

@@ -205,7 +205,7 @@ def test_refusals_are_one_sentence_and_change_nothing(tmp_path, capsys, monkeypa
     assert "holds no pictures" in refused(images=tmp_path / "empty")
     assert "unknown config key 'sise'" in refused("sise=8")
     assert "size must be a whole number" in refused("size=big")
-    assert "give both, such as vae=FILE and family=sd" in refused("vae=x.safetensors")
+    assert "give both, such as vae=FILE and family=SD" in refused("vae=x.safetensors")
     assert "must be a multiple of 8 pixels" in refused("size=12", "vae=x", "family=sd")
     assert "cannot read" in refused("size=16", "vae=x", "family=sd")
     assert "name a new or an empty folder" in refused(*small, out=root)

@@ -94,7 +94,7 @@ def test_repeats_masks_and_videos(tmp_path):
     assert "counts 0 times" in listing.aside["0_off/c.png"]
     plain = scan(tmp_path)
     assert plain.conditions == ["0_off", "10_cat", "dog"]
-    assert "only family=wan21 and wan22 take" in plain.aside["dog/e.mp4"]
+    assert "only family=Wan2.2 14B and Wan2.2 5B take" in plain.aside["dog/e.mp4"]
     assert "10_cat/a.mask.png" in [p.path for p in plain.pictures]
     mask = tmp_path / "10_cat/a.mask.png"
     mask.write_bytes(mask.read_bytes() + b" ")  # a mask that changes is a picture that changes

@@ -16,19 +16,19 @@ from sv_core.posterior import effective_size, posterior_weights
 from training.config.load import load
 from training.config.schema import Config
 from training.data.cache import LatentCache
-from training.engine.memory import CARDS, GIB, NETWORKS, RESERVE, footprint, least_offload
+from training.engine.memory import CARDS, GIB, RESERVE, footprint, least_offload, size_of
 from training.prepare import main as prepare
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = {path.stem: path for path in sorted((ROOT / "training/configs").glob("*.toml"))}
 LORAS = {
-    "flux_lora": "flux-dev",
-    "sd35_lora": "sd3.5-large",
-    "qwen_image_lora": "qwen-image",
-    "wan22_14b_lora": "wan2.2-14b",
-    "wan22_5b_lora": "wan2.2-5b",
+    "flux_lora": "Flux",
+    "sd35_lora": "SD3.5",
+    "qwen_image_lora": "Qwen-Image",
+    "wan22_14b_lora": "Wan2.2 14B",
+    "wan22_5b_lora": "Wan2.2 5B",
 }
-FULL = {"flux_full": "flux-dev", "sd35_full": "sd3.5-large"}
+FULL = {"flux_full": "Flux", "sd35_full": "SD3.5"}
 MENTIONED = 24  # the card that the values of a LoRA's file are for
 FREE = 0.05
 TEXT = 512  # tokens: as many as any of the families takes
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
     def tokens(self, network: str) -> int:
         """A token is 16 pixels wide, of Wan 5B 32; a frame of the latent is four of the video."""
-        side = self.pixels // (32 if network == "wan2.2-5b" else 16)
+        side = self.pixels // (32 if network == "Wan2.2 5B" else 16)
         return TEXT + (1 + (self.frames - 1) // 4) * side**2
 
 
@@ -80,7 +80,7 @@ def test_loads(name):
 
 @pytest.mark.parametrize("name", LORAS)
 def test_a_lora_s_table_is_calculated(name):
-    network, run = NETWORKS[LORAS[name]], config(name)
+    network, run = size_of(LORAS[name]), config(name)
     assert [row.card for row in rows(name)] == list(CARDS)
     for row in rows(name):
         options = {
@@ -110,16 +110,16 @@ def test_a_lora_s_values_are_those_of_a_row(name):
 @pytest.mark.parametrize("name", LORAS)
 def test_a_lora_s_size_is_calculated(name):
     rank, millions, megabytes = said(name, r"# (\d+) is (\d+) million numbers, (\d+) MB")
-    numbers = NETWORKS[LORAS[name]].features * rank
+    numbers = size_of(LORAS[name]).features * rank
     assert rank == config(name).lora.rank
     assert (millions, megabytes) == (round(numbers / 1e6), round(4 * numbers / 1e6))
     (blocks,) = said(name, r"of the (\d+) blocks")
-    assert blocks == len(NETWORKS[LORAS[name]].blocks)
+    assert blocks == len(size_of(LORAS[name]).blocks)
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_full_training_fits_by_calculation(name):
-    network, run = NETWORKS[FULL[name]], config(name)
+    network, run = size_of(FULL[name]), config(name)
     (row,) = rows(name)
     batch = run.data.batch_size // row.parts
     options = {"weights": row.weights, "batch": batch, "averages": len(run.optim.ema)}

@@ -14,7 +14,7 @@ from torch import Generator
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE, pixels
-from sv_core.models.families import FAMILIES
+from sv_core.models.families import latents
 from training.caching.encode import prepare
 from training.config.prepare import PrepareConfig
 from training.data.cache import LatentCache
@@ -196,13 +196,13 @@ def test_a_network_for_other_latents_is_refused(made):
 def test_numbers_decide_whether_latents_fit_not_names():
     cache = LatentCache.__new__(LatentCache)  # only its latent is asked
     for mine, network, fits in (
-        (FAMILIES["wan21"], FAMILIES["qwen_image"], True),
-        (FAMILIES["sd"], FAMILIES["sdxl"], False),
-        (FAMILIES["sd3"], FAMILIES["flux"], False),
-        (FAMILIES["wan22"], FAMILIES["wan21"], False),
-        (FAMILIES["flux"], replace(FAMILIES["flux"], scale=0.3611 * (1 + 1e-6)), True),
-        (FAMILIES["flux"], replace(FAMILIES["flux"], shift=0.116), False),
-        (FAMILIES["flux"], replace(FAMILIES["flux"], scale=(0.3611,) * 16), True),
+        (latents("wan21"), latents("qwen_image"), True),
+        (latents("sd"), latents("sdxl"), False),
+        (latents("sd3"), latents("flux"), False),
+        (latents("wan22"), latents("wan21"), False),
+        (latents("flux"), replace(latents("flux"), scale=0.3611 * (1 + 1e-6)), True),
+        (latents("flux"), replace(latents("flux"), shift=0.116), False),
+        (latents("flux"), replace(latents("flux"), scale=(0.3611,) * 16), True),
     ):
         cache.path, cache.index = "cache", SimpleNamespace(latent=mine)
         if fits:

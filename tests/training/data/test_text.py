@@ -210,16 +210,16 @@ def test_refusals_are_one_sentence(made, capsys):
     (made / "torn.safetensors").write_bytes(b"12")
     assert "cannot be read as .safetensors" in refused(config(made, "torn"))
     flux = "takes CLIP-L and T5-XXL"
-    assert "umt5.safetensors is UMT5-XXL, and family flux " + flux in refused(
+    assert "umt5.safetensors is UMT5-XXL, and family Flux " + flux in refused(
         config(made, "clip_l", "umt5", family="flux")
     )
     one = refused(config(made, "t5", family="flux"))
     assert "takes one file each of CLIP-L and T5-XXL, text= names T5-XXL" in one
     assert "names CLIP-L and CLIP-L" in refused(config(made, "clip_l", "clip_l"))
-    assert "is no text encoder that is known here, and family qwen_image" in refused(
+    assert "is no text encoder that is known here, and family Qwen-Image" in refused(
         config(made, "another", family="qwen_image")
     )
-    assert "sd has none here" in refused(config(made, "clip_l", family="sd"))
+    assert "SD has none here" in refused(config(made, "clip_l", family="sd"))
     for template in ("a digit", "{} {}", "{0}", "{", "{name}"):
         assert "template must hold {} once" in refused(config(made, "clip_l", template=template))
     for encoders, family in ((("qwen",), "qwen_image"), (("umt5",), "wan21"), (("t5",), "sd3")):
@@ -227,7 +227,7 @@ def test_refusals_are_one_sentence(made, capsys):
 
     assert main([str(root), str(made / "x"), "--set", "text=clip_l.safetensors"]) == 2
     said = capsys.readouterr().err
-    assert "set family= to one of sd3, flux, qwen_image, wan21, wan22" in said
+    assert "set family= to one of Flux, SD3.5, Qwen-Image, Wan2.2 14B, Wan2.2 5B" in said
 
 
 def test_what_is_wrong_with_the_text_of_a_cache_is_said(made):

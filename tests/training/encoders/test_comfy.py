@@ -21,7 +21,7 @@ sys.path[0] = str(PACK)  # in place of this folder
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from sv_core.models.families import FAMILIES  # noqa: E402
+from sv_core.models.families import having, latents  # noqa: E402
 from training.caching import (  # noqa: E402
     images,
     videos,
@@ -91,8 +91,8 @@ def check_the_families_numbers_are_those_of_the_host():
         "sd": formats.SD15, "sdxl": formats.SDXL, "sd3": formats.SD3, "flux": formats.Flux,
         "qwen_image": formats.Wan21, "wan21": formats.Wan21, "wan22": formats.Wan22,
     }  # fmt: skip
-    assert set(theirs) == set(FAMILIES)
-    for name, latent in FAMILIES.items():
+    assert set(theirs) == {f.latent.kind for f in having("latent")}
+    for name, latent in ((name, latents(name)) for name in theirs):
         shape = (
             2,
             latent.channels,
@@ -167,7 +167,7 @@ def check_text_encoders_that_do_not_fit_are_refused():
     digits = PICTURES / "digits"
     refused(
         lambda: prepare(digits, OUT / "no", PrepareConfig(**WAN, text=(str(clip_l()),))),
-        "is CLIP-L, and family wan21 takes UMT5-XXL",
+        "is CLIP-L, and family Wan2.2 14B takes UMT5-XXL",
     )
     state = load_file(clip_l())
     for name in [k for k in state if ".layers.5." in k]:
@@ -186,7 +186,7 @@ def check_a_vae_that_does_not_fit_is_refused():
     other = SD3 | dict(vae=str(MODELS / "vae/wan2.2_vae.safetensors"))
     refused(
         lambda: prepare(digits, OUT / "no", PrepareConfig(**other)),
-        "makes latents of 48 channels, 8 times", "family sd3 has 16 and 8",
+        "makes latents of 48 channels, 8 times", "family SD3.5 has 16 and 8",
     )  # fmt: skip
     for name in ("clip_l", "nothing"):
         save_file({"x": torch.zeros(1)}, OUT / "nothing.safetensors")
@@ -205,7 +205,7 @@ def check_pictures_of_video_families_are_one_frame():
         settings = SD3 | dict(family=family, vae=str(path))
         prepare(PICTURES / "digits", OUT / family, PrepareConfig(**settings))
         cache, vae = LatentCache(OUT / family), host_vae(path)
-        assert cache.shape == (FAMILIES[family].channels, 1, 4, 4)
+        assert cache.shape == (latents(family).channels, 1, 4, 4)
         picture = images.pixels(PICTURES / "digits" / cache.index.paths[5], (32, 32), 3)
         theirs = vae.encode(picture.permute(1, 2, 0)[None].float() / 255)[0]
         close(cache[5].latent[:, 0], theirs)

@@ -123,7 +123,7 @@ def test_files_that_are_no_such_vae_are_refused_in_words(tmp_path, monkeypatch):
     assert "there is no checkpoint" in refusal(path)
     state = tiny().state_dict()
     save_file(state, path)
-    assert "latents of 4 channels" in refusal(path, "flux") and "sd or sdxl" in refusal(path, "sd3")
+    assert "latents of 4 channels" in refusal(path, "flux") and "SD or SDXL" in refusal(path, "sd3")
     path.write_bytes(path.read_bytes()[:-1000])
     assert "damaged or cut short" in refusal(path)
     save_file({k: v for k, v in state.items() if k != "decoder.conv_in.bias"}, path)

@@ -13,18 +13,18 @@ from sv_core.models.sit import SiT, SiTConfig
 from training import lora
 from training.engine.memory import (
     GIB,
-    NETWORKS,
     RESERVE,
     footprint,
     least_offload,
     network_of,
     saved_states,
+    size_of,
     tensor_bytes,
 )
 from training.engine.offload import offload
 from training.engine.stochastic_rounding import step_in_float32
 
-FLUX = NETWORKS["flux-dev"]
+FLUX = size_of("Flux")
 
 
 @pytest.fixture

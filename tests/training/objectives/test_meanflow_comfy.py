@@ -135,7 +135,7 @@ def check_every_row_is_told_its_own_interval():
         one.embedder.register_forward_pre_hook(lambda m, args, heard=heard: heard.append(args[0]))
         one.average_velocity(x, r, t, cond)
         assert torch.equal(torch.cat(heard), (t - r)[[0, 2, 1]]), heard  # by texts
-        assert not time_embedding(one.model, one.family.preset)._forward_hooks, "a hook stayed"
+        assert not time_embedding(one.model, one.family.name)._forward_hooks, "a hook stayed"
 
 
 def check_derivatives_equal_differences():
@@ -279,7 +279,7 @@ def check_the_embedder_s_file_says_what_it_is():
             main_said, main_keys = file.metadata(), set(file.keys())
         assert all(key.startswith(PREFIX) for key in keys) and len(keys) == 4
         assert not any(PREFIX in key for key in main_keys)
-        preset = network(family).family.preset
+        preset = network(family).family.name
         assert json.loads(said["interval_embedder"])["family"] == preset
         assert said["modelspec.architecture"].endswith("/interval-embedder")
         assert main_said["modelspec.prediction_type"] == "average velocity"

@@ -19,7 +19,8 @@ from sv_core.latent import LatentSpec
 from sv_core.models.interval import IntervalEmbedder, joined, to_file
 
 from ..base import Backbone
-from .families import Family, Tokens, latent_of
+from . import families
+from .families import Family, Tokens
 from .file import ModelFile, beside
 from .guard import guard, plain_attention, plainly
 from .host import Host
@@ -70,7 +71,7 @@ class ComfyBackbone:
 
     @property
     def width(self) -> int:
-        return self.family.width(self.base.diffusion_model)
+        return families.width(self.family, self.base.diffusion_model)
 
     @property
     def patch_size(self) -> int:
@@ -143,7 +144,7 @@ class ComfyBackbone:
         arguments, options = self.inputs(x, t, entry)
         if self.embedder is None:
             return self.model(*arguments, **options)
-        network, family = self.base.diffusion_model, self.family.preset
+        network, family = self.base.diffusion_model, self.family.name
         with joined(network, family, self.embedder, lambda: gap):
             return self.model(*arguments, **options)
 
@@ -271,24 +272,19 @@ class ComfyBackbone:
 
     def sidecar(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """(tensors, metadata) of the embedder, which no key of the file's names."""
-        return None if self.embedder is None else to_file(self.embedder, self.family.preset)
+        return None if self.embedder is None else to_file(self.embedder, self.family.name)
 
     def metadata(self) -> dict[str, str]:
         """The file's own, and the few words that model libraries read."""
         return self.file.metadata | {
             "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": self.family.name.replace("_", "-"),
+            "modelspec.architecture": families.layout(self.family).architecture,
             "modelspec.implementation": "stable-velocity",
             "modelspec.prediction_type": "average velocity" if self.interval else "velocity",
         }
 
     def _numbered(self) -> list[tuple[nn.Module, Tokens]]:
-        network = self.base.diffusion_model
-        return [
-            (block, tokens_of)
-            for name, tokens_of in self.family.blocks.items()
-            for block in getattr(network, name)
-        ]
+        return families.blocks(self.family, self.base.diffusion_model)
 
 
 _PROVED: type[Backbone] = ComfyBackbone  # to the type checker
@@ -305,14 +301,14 @@ def wrap(
             module._full_precision_mm = True
     # Buffers are the same in all processes, and no call of the network is to wait for others.
     network._ddp_params_and_buffers_to_ignore = [n for n, _ in network.named_buffers()]
-    blocks = [block for name in family.blocks for block in getattr(network, name)]
+    blocks = [block for block, _ in families.blocks(family, network)]
     middle = float(base.model_sampling.percent_to_sigma(0.5))
     return ComfyBackbone(
         network,
         base,
         family,
         file,
-        latent_of(base.latent_format),
+        families.latent_of(base.latent_format, family),
         shift=round(middle / (1 - middle), 6),  # of t = 1/2 a shift s makes s / (s + 1)
         span=(0.0, 1.0),
         names=names,

@@ -1,4 +1,4 @@
-"""The user's own Flux, SD3.5, Qwen-Image or Wan file as a backbone, by ComfyUI's model code."""
+"""The user's own file of a family that ComfyUI loads as a backbone, by ComfyUI's model code."""
 
 import inspect
 from dataclasses import replace
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from sv_core.errors import InvalidInput
-from sv_core.models import interval
+from sv_core.models import families, interval
 from sv_core.models.interval import IntervalEmbedder
 
 from ...config.schema import ComfyConfig
 from ...data.dataset import Dataset
 from ...files import read_weights
 from .backbone import ComfyBackbone, blank, wrap
-from .families import FAMILIES, span_of
+from .families import span_of, trained_family
 from .file import ModelFile, beside, dequantised, host_metadata, known_to, read
 from .folder import find
 from .host import Host, open_host
@@ -44,19 +44,18 @@ def load(
     base = _build(file, part, host, dtype)
     if base.manual_cast_dtype == torch.float16:  # in which gradients underflow
         base.manual_cast_dtype = torch.bfloat16
-    family = FAMILIES.get(type(base).__name__)
+    family = trained_family(base)
     if family is None:
-        titles = sorted({f.title for f in FAMILIES.values()})
         raise InvalidInput(
             f"{path} is a model of the kind that ComfyUI calls {type(base).__name__}, which cannot "
-            f"be trained here: use one of {', '.join(titles)}"
+            f"be trained here: use one of {families.names('layout')}"
         )
     names = _names(base, file)
     own = [n for n in base.diffusion_model.state_dict() if not beside(n)]
     lacking = sorted(set(own) - set(names.values()))
     if lacking:
         raise InvalidInput(
-            f"{path} lacks {len(lacking)} tensors of a {family.title} model, such as {lacking[0]}: "
+            f"{path} lacks {len(lacking)} tensors of a {family.name} model, such as {lacking[0]}: "
             f"it is damaged or cut short, fetch or save it again"
         )
     backbone = wrap(base, family, file, host, names)
@@ -94,7 +93,7 @@ def with_interval(backbone: ComfyBackbone, seed: int, begun: Path | None = None)
     with. It becomes a part of the network: call this after ``lora.inject``, whose patterns it must
     not fit. Raises InvalidInput, in one sentence, for a file of something else.
     """
-    network, family = backbone.base.diffusion_model, backbone.family.preset
+    network, family = backbone.base.diffusion_model, backbone.family.name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         embedder = IntervalEmbedder(interval.width(interval.time_embedding(network, family)))
@@ -148,7 +147,7 @@ def _build(file: ModelFile, part: dict[str, Tensor], host: Host, dtype: torch.dt
 def _unknown(path: Path) -> InvalidInput:
     return InvalidInput(
         f"{path} is no flow model that this ComfyUI knows: name a diffusion model or a checkpoint "
-        f"of Flux, SD3.5, Qwen-Image or Wan"
+        f"of {families.names('layout', ' or ')}"
     )
 
 
@@ -168,5 +167,5 @@ def _refuse_pictures(backbone: ComfyBackbone) -> None:
     if "c_concat" in options:
         raise InvalidInput(
             f"{backbone.file.path} continues or fills in a given picture, which the training data "
-            f"do not have: use the text-to-image or text-to-video file of {backbone.family.title}"
+            f"do not have: use the text-to-image or text-to-video file of {backbone.family.name}"
         )

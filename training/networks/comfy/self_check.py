@@ -15,6 +15,7 @@ from sv_core.errors import InvalidInput
 
 from ...config.schema import RunConfig
 from ...engine.compile import adapt
+from . import families
 from .backbone import ComfyBackbone, wrap
 from .host import Host
 
@@ -59,7 +60,7 @@ def tiny(
 ) -> ComfyBackbone:
     """A network of the same classes, small, with random weights; texts of two lengths."""
     kind = backbone.base.model_config
-    config = type(kind)({**kind.unet_config, **backbone.family.tiny(kind.unet_config)})
+    config = type(kind)(families.tiny(backbone.family, kind.unet_config))
     config.set_inference_dtype(dtype, None)
     base = config.get_model({}, "", device=torch.device("cpu"))
     fill(base.diffusion_model)
@@ -148,14 +149,14 @@ class _Texts:
     """Two random texts of different lengths."""
 
     def __init__(self, backbone: ComfyBackbone, dtype: torch.dtype):
-        network, family = backbone.base.diffusion_model, backbone.family
+        widths = families.text_widths(backbone.family, backbone.base.diffusion_model)
         generator = torch.Generator().manual_seed(2)
         self.entries: list[dict[str, Any]] = []
         for length in (3, 5):
-            context = torch.randn(length, family.context(network), generator=generator).to(dtype)
+            context = torch.randn(length, widths["context"], generator=generator).to(dtype)
             entry = {"context": context}
-            if family.pooled(network):
-                pooled = torch.randn(family.pooled(network), generator=generator)
+            if widths["pooled"]:
+                pooled = torch.randn(widths["pooled"], generator=generator)
                 entry["pooled"] = pooled.to(dtype)
             self.entries.append(entry)
 
@@ -167,5 +168,5 @@ def _refusal(backbone: ComfyBackbone, host: Host, what: str) -> Unfit:
     says = ".".join(map(str, host.version))
     return Unfit(
         f"ComfyUI {says} in {host.folder} cannot be trained through as it is (on a small network "
-        f"of {backbone.family.title}'s kind {what}): use another version of it, and report this"
+        f"of {backbone.family.name}'s kind {what}): use another version of it, and report this"
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sv_core.errors import InvalidInput
 
-from .families import Family
+from .families import Family, text_widths
 
 Entry = Mapping[str, Tensor]
 
@@ -49,18 +49,19 @@ def grouped(texts: Texts, numbers: Sequence[int]) -> list[tuple[list[int], dict[
 def require(texts: Texts, family: Family, network: nn.Module, path: Path) -> None:
     """Raises InvalidInput, in one sentence, for texts of other encoders than the network's."""
     entry = texts[0]
-    for name, width in (("context", family.context(network)), ("pooled", family.pooled(network))):
+    for name, width in text_widths(family, network).items():
         has = entry[name].shape[-1] if name in entry else 0
         if has < width or (name == "context" and has != width):
             raise InvalidInput(
                 f"{path} takes {name} text of width {width}, the cached text has {has or 'none'}: "
-                f"prepare the cache with {family.title}'s text encoders"
+                f"prepare the cache with {family.name}'s text encoders"
             )
 
 
 def empty_text(family: Family, network: nn.Module, device: str) -> dict[str, Tensor]:
     """Zeros in place of one text, of two tokens."""
-    entry = {"context": torch.zeros(1, 2, family.context(network), device=device)}
-    if family.pooled(network):
-        entry["pooled"] = torch.zeros(1, family.pooled(network), device=device)
+    widths = text_widths(family, network)
+    entry = {"context": torch.zeros(1, 2, widths["context"], device=device)}
+    if widths["pooled"]:
+        entry["pooled"] = torch.zeros(1, widths["pooled"], device=device)
     return entry

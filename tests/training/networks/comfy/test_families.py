@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from sv_core.models.families import FLUX, QWEN_IMAGE, SD35, WAN22_5B, WAN22_14B
 from tests.training.in_comfy import HOST, close, refused
 from tests.training.networks.comfy.tiny_backbones import DIFFUSION, FILES, backbone
 from training.networks.comfy import load as comfy_load
-from training.networks.comfy.families import FLUX, QWEN, SD3, WAN
 
 pytestmark = [pytest.mark.inside, pytest.mark.usefixtures("tiny_models")]
 
@@ -28,13 +28,14 @@ def test_latents_are_scaled_as_the_host_does_it():
 
 def test_what_each_family_is():
     for name, family, shift, width in (
-        ("sd3", SD3, 3.0, 128), ("flux", FLUX, 3.158193, 128), ("qwen", QWEN, 3.158193, 3072),
-        ("wan", WAN, 8.0, 128), ("wan 5B", WAN, 8.0, 128),
+        ("sd3", SD35, 3.0, 128), ("flux", FLUX, 3.158193, 128),
+        ("qwen", QWEN_IMAGE, 3.158193, 3072),
+        ("wan", WAN22_14B, 8.0, 128), ("wan 5B", WAN22_5B, 8.0, 128),
     ):  # fmt: skip
         one = backbone(name)
         assert (one.family, one.width, one.patch_size) == (family, width, 2), name
         assert abs(one.shift - shift) < 1e-5, (name, one.shift)
-        assert one.latent_rank == (5 if family in (QWEN, WAN) else 4)
+        assert one.latent_rank == (5 if family.frames else 4)
         assert one.metadata()["modelspec.architecture"] == family.name.replace("_", "-")
     low = DIFFUSION / "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors"
     assert backbone("wan").span == (0.875, 1.0) and comfy_load.load(low, HOST).span == (0.0, 0.875)

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sv_core.models.families import FLUX
 from tests.training.in_comfy import HOST, close, refused
 from tests.training.networks.comfy.tiny_backbones import FILES, backbone, small
 from training.networks.comfy import guard, self_check
-from training.networks.comfy.families import FLUX
 
 pytestmark = [pytest.mark.inside, pytest.mark.usefixtures("tiny_models")]
 
@@ -25,10 +25,9 @@ def without_guard():
 
 
 def test_flux_goes_wrong_without_the_guard():
-    def changed(config):
-        return FLUX.tiny(config) | {"depth_single_blocks": 0}
-
-    double = replace(backbone("flux"), family=replace(FLUX, tiny=changed))
+    tiny = {**FLUX.layout.tiny, "depth_single_blocks": 0}
+    changed = replace(FLUX, layout=replace(FLUX.layout, tiny=tiny))
+    double = replace(backbone("flux"), family=changed)
     exact = self_check.gradients(self_check.tiny(double, HOST, torch.float64))
     with without_guard():
         try:

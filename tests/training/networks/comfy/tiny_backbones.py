@@ -5,12 +5,12 @@ import json
 import torch
 from safetensors.torch import load_file, save_file
 
+from sv_core.models.families import FLUX
 from tests.host import tiny as tiny_files
 from tests.training.in_comfy import HOST, MODELS, NEW, WORK
 from training.networks.comfy import backbone as comfy_backbone
 from training.networks.comfy import load as comfy_load
 from training.networks.comfy import self_check
-from training.networks.comfy.families import FLUX
 from training.networks.comfy.file import ModelFile
 
 OUT = WORK / "backbones"
