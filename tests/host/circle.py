@@ -216,15 +216,6 @@ def losses(run: Path) -> Tensor:
     return torch.tensor([row["loss"] for row in rows if "loss" in row])
 
 
-def configure(path: Path, **sections: dict) -> Path:
-    """A TOML file."""
-    lines = []
-    for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in section.items())]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
 def node(kind: str, **inputs: object) -> dict:
     return {"class_type": kind, "inputs": inputs}
 

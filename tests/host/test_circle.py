@@ -16,6 +16,7 @@ from sv_core.models.families import latents
 from tests.host import circle
 from tests.host.server import Host, Server
 from tests.inside import HOSTS, MISSING
+from tests.training.toml_files import configure
 from training.data import digits
 from training.data.cache import LatentCache
 
@@ -116,7 +117,7 @@ def config(
     sections["data"]["batch_size"] = 32 if family == "sd3" else 8
     if lora:
         sections["lora"] = {"rank": lora}
-    return circle.configure(trained.runs / f"{family}_{kind}.toml", **sections)
+    return configure(trained.runs / f"{family}_{kind}.toml", **sections)
 
 
 FULL = {"steps": 600, "lr": 4e-3, "ema": 0.99}

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from tests.host import circle
-from tests.host.conftest import HOSTS
 from tests.host.server import PACK, Host
 from tests.host.torchrun_data import LENGTHS, write_cache
+from tests.inside import HOSTS
+from tests.training.toml_files import configure
 from training.config.load import load
 from training.data import batches
 from training.data.cache import LatentCache
@@ -89,7 +90,7 @@ def plan(folder: Path, host: Host, cases: list[Case]) -> dict:
         def job(way, *, shard=False, case=case, common=common, **options) -> dict:
             run = {"out": str(folder / f"{case.name}_{way}"), "device": "cpu", "report_every": 2}
             run |= {"shard": shard, "recompute": shard, "timeout": 60.0}
-            file = circle.configure(folder / f"{case.name}_{way}.toml", **common, run=run)
+            file = configure(folder / f"{case.name}_{way}.toml", **common, run=run)
             return {"config": str(file), "resume": False, "stop": 0, "copy": None} | options
 
         left, joined = (str(folder / f"{case.name}_{way}") for way in ("left", "joined"))

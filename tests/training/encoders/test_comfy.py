@@ -1,47 +1,35 @@
-"""Caches for ComfyUI's families, made by training.prepare in that ComfyUI's own interpreter.
-
-    PYTHON inside_prepare.py PACK COMFY PICTURES MODELS OUT
-
-writes into OUT/results.json, for each check, what is wrong or null. PICTURES holds the folders that
-``test_prepare.py`` makes, MODELS the tiny models of ``tiny.py``.
-"""
+"""Caches for ComfyUI's families: its VAEs' latents, its encoders' text, refusals in words."""
 
 import contextlib
 import gc
 import io
-import json
 import logging
-import sys
-import traceback
 import weakref
-from pathlib import Path
 
-PACK, COMFY, PICTURES, MODELS, OUT = (Path(p) for p in sys.argv[1:])
-sys.path[0] = str(PACK)  # in place of this folder
-import torch  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from sv_core.models.families import having, latents  # noqa: E402
-from training.caching import (  # noqa: E402
+from sv_core.models.families import having, latents
+from tests.training.in_comfy import HOST, MODELS, WORK, refused, run_outside
+from training.caching import (
     images,
     videos,
 )
-from training.caching.encode import prepare  # noqa: E402
-from training.config.prepare import PrepareConfig  # noqa: E402
-from training.data.cache import LatentCache  # noqa: E402
-from training.encoders import comfy as comfy_encoders  # noqa: E402
-from training.networks.comfy.host import open_host  # noqa: E402
-from training.prepare import main  # noqa: E402
+from training.caching.encode import prepare
+from training.config.prepare import PrepareConfig
+from training.data.cache import LatentCache
+from training.encoders import comfy as comfy_encoders
+from training.prepare import main
 
-torch.set_num_threads(1)
-HOST = open_host(COMFY, torch.device("cpu"))
-SD3 = dict(family="sd3", vae=str(MODELS / "vae/ae.safetensors"), comfy=str(COMFY), size=32)
+pytestmark = pytest.mark.inside
+
+OUT = WORK / "caches"
+PICTURES = WORK / "pictures"
+OUT.mkdir()
+SD3 = dict(family="sd3", vae=str(MODELS / "vae/ae.safetensors"), comfy=str(HOST.folder), size=32)
 WAN = SD3 | dict(family="wan21", vae=str(MODELS / "vae/wan_2.1_vae.safetensors"))
 TEMPLATE = "the digit ({}:1.3)"  # brackets, which a prompt would take for emphasis
-
-
-class Skipped(Exception):
-    """Why a check says nothing here."""
 
 
 def host_vae(path):
@@ -49,21 +37,22 @@ def host_vae(path):
     return HOST.sd.VAE(sd=state, dtype=torch.float32)
 
 
-def close(ours, theirs, tolerance=2e-3):
+def near(ours, theirs, tolerance=2e-3):
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     scale = theirs.abs().max().item()
     off = (ours - theirs).abs().max().item() / scale
     assert off < tolerance, f"off by {off:.2e} of the largest"
 
 
-def refused(function, *words):
-    try:
-        function()
-    except ValueError as e:
-        said = str(e)
-    else:
-        raise AssertionError(f"not refused: {words}")
-    assert "\n" not in said and all(w in said for w in words), said
+@pytest.fixture(scope="module", autouse=True)
+def pictures(tiny_models):
+    """Twenty digits of four classes, and Flux's VAE with what diffusers makes of them."""
+    run_outside("tests.training.encoders.pictures", PICTURES)
+    logging.disable(logging.NOTSET)
+    yield
+    for folder in (OUT, PICTURES):
+        for large in folder.glob("*.safetensors"):
+            large.unlink()
 
 
 def clip_l():
@@ -83,7 +72,7 @@ def clip_l():
     return path
 
 
-def check_the_families_numbers_are_those_of_the_host():
+def test_the_families_numbers_are_those_of_the_host():
     import comfy.latent_formats
 
     formats = comfy.latent_formats
@@ -103,7 +92,7 @@ def check_the_families_numbers_are_those_of_the_host():
         torch.testing.assert_close(latent.from_model(latent.to_model(x)), x)
 
 
-def check_latents_are_the_vaes_own():
+def test_latents_are_the_vaes_own():
     prepare(PICTURES / "digits", OUT / "sd3", PrepareConfig(**SD3, flip="both"))
     cache, vae = LatentCache(OUT / "sd3"), host_vae(SD3["vae"])
     assert len(cache) == 40 and cache.shape == (16, 4, 4)
@@ -111,20 +100,20 @@ def check_latents_are_the_vaes_own():
     for i in range(0, len(cache), 7):
         picture = images.pixels(PICTURES / "digits" / cache.index.paths[i // 2], (32, 32), 3)
         picture = picture.flip(-1) if i % 2 else picture
-        close(cache[i].latent, vae.encode(picture.permute(1, 2, 0)[None].float() / 255)[0])
+        near(cache[i].latent, vae.encode(picture.permute(1, 2, 0)[None].float() / 255)[0])
 
 
-def check_flux_latents_are_those_that_diffusers_makes():
+def test_flux_latents_are_those_that_diffusers_makes():
     path = PICTURES / "flux_vae.safetensors"
     config = SD3 | dict(family="flux", vae=str(path))
     prepare(PICTURES / "few", OUT / "flux", PrepareConfig(**config))
     ours, theirs = LatentCache(OUT / "flux"), LatentCache(PICTURES / "flux")
     assert ours.identity == theirs.identity and ours.latent == theirs.latent
     for i in range(len(ours)):
-        close(ours[i].latent, theirs[i].latent)
+        near(ours[i].latent, theirs[i].latent)
 
 
-def check_text_is_the_encoders_own_and_is_read_literally():
+def test_text_is_the_encoders_own_and_is_read_literally():
     config = PrepareConfig(**SD3, text=(str(clip_l()),), template=TEMPLATE)
     alive = []
     real_vae, real_text = comfy_encoders.HostVae.__init__, comfy_encoders.HostText.__init__
@@ -156,14 +145,14 @@ def check_text_is_the_encoders_own_and_is_read_literally():
     for k, text in ((2, escaped.format(cache.conditions[2])), (table.null, "")):
         ((context, extra),) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         assert table[k]["context"].shape == (77, 4096) and table[k].keys() == {"context", "pooled"}
-        close(table[k]["context"].float(), context[0])
+        near(table[k]["context"].float(), context[0])
         assert torch.equal(table[k]["pooled"], extra["pooled_output"][0])
     differ = (table[2]["context"].float() - table[3]["context"].float()).abs().max()
     assert differ > 0.01, "two digits have the same text"
     assert prepare(PICTURES / "digits", OUT / "text", config).nothing_to_do
 
 
-def check_text_encoders_that_do_not_fit_are_refused():
+def test_text_encoders_that_do_not_fit_are_refused():
     digits = PICTURES / "digits"
     refused(
         lambda: prepare(digits, OUT / "no", PrepareConfig(**WAN, text=(str(clip_l()),))),
@@ -181,7 +170,7 @@ def check_text_encoders_that_do_not_fit_are_refused():
     assert outcome.encoded == 0 and outcome.texts == 1
 
 
-def check_a_vae_that_does_not_fit_is_refused():
+def test_a_vae_that_does_not_fit_is_refused():
     digits = PICTURES / "digits"
     other = SD3 | dict(vae=str(MODELS / "vae/wan2.2_vae.safetensors"))
     refused(
@@ -199,7 +188,7 @@ def check_a_vae_that_does_not_fit_is_refused():
     refused(lambda: prepare(digits, OUT / "no", PrepareConfig(**other)), "is not a whole VAE")
 
 
-def check_pictures_of_video_families_are_one_frame():
+def test_pictures_of_video_families_are_one_frame():
     for family, file in (("qwen_image", "qwen_image_vae"), ("wan22", "wan2.2_vae")):
         path = MODELS / f"vae/{file}.safetensors"
         settings = SD3 | dict(family=family, vae=str(path))
@@ -208,7 +197,7 @@ def check_pictures_of_video_families_are_one_frame():
         assert cache.shape == (latents(family).channels, 1, 4, 4)
         picture = images.pixels(PICTURES / "digits" / cache.index.paths[5], (32, 32), 3)
         theirs = vae.encode(picture.permute(1, 2, 0)[None].float() / 255)[0]
-        close(cache[5].latent[:, 0], theirs)
+        near(cache[5].latent[:, 0], theirs)
 
 
 def film(path, frames, fps, codec, pix_fmt, turn=0):
@@ -237,7 +226,7 @@ def moving(n):
     return frames.numpy()
 
 
-def check_videos_become_the_latents_of_their_frames():
+def test_videos_become_the_latents_of_their_frames():
     folder = OUT / "films"
     folder.mkdir()
     kinds = {  # fps of the file, codec, pixel format, how far a pixel may be off on average
@@ -268,10 +257,10 @@ def check_videos_become_the_latents_of_their_frames():
     assert "broken.mp4\t" in listed and len(listed.splitlines()) == 2
     i = cache.labels.tolist().index(cache.conditions.index("a block in exact.avi"))
     frames = torch.from_numpy(moving(33)[::8][:5]).float() / 255
-    close(cache[i].latent, vae.encode(frames).movedim(0, 1))
+    near(cache[i].latent, vae.encode(frames).movedim(0, 1))
 
 
-def check_videos_of_a_telephone_stand_upright():
+def test_videos_of_a_telephone_stand_upright():
     for turn in (-90, 90, 180):
         path = OUT / f"turned{turn}.mp4"
         film(path, moving(5), 16, "mpeg4", "yuv420p", turn)
@@ -282,11 +271,11 @@ def check_videos_of_a_telephone_stand_upright():
         assert off < 0.05 * 255, f"turned by {turn}: off by {off / 255:.2f}"
 
 
-def check_a_real_video_vae_sees_all_the_frames():
+def test_a_real_video_vae_sees_all_the_frames():
     import comfy.ldm.wan.vae
 
     if HOST.version < (0, 4):
-        raise Skipped("its Wan VAE has but one size, of 500 MB")
+        pytest.skip("its Wan VAE has but one size, of 500 MB")
     options = dict(
         dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
         temperal_downsample=[False, True, True], dropout=0.0,
@@ -305,12 +294,12 @@ def check_a_real_video_vae_sees_all_the_frames():
     cache, vae = LatentCache(OUT / "real"), host_vae(config["vae"])
     assert cache.shape == (16, 5, 4, 4)
     pixels = videos.pixels(folder / "x.avi", (32, 32), 17, 16.0)
-    close(cache[0].latent, vae.encode(pixels.permute(1, 2, 3, 0).float() / 255)[0])
+    near(cache[0].latent, vae.encode(pixels.permute(1, 2, 3, 0).float() / 255)[0])
     first = vae.encode(pixels[:, :5].permute(1, 2, 3, 0).float() / 255)[0]
-    close(cache[0].latent[:, :2], first)  # causal: later frames change nothing before them
+    near(cache[0].latent[:, :2], first)  # causal: later frames change nothing before them
 
 
-def check_the_command_says_what_it_made():
+def test_the_command_says_what_it_made():
     said = io.StringIO()
     settings = [f"{k}={v}" for k, v in SD3.items()] + [f"text={clip_l()}"]
     with contextlib.redirect_stdout(said):
@@ -319,21 +308,3 @@ def check_the_command_says_what_it_made():
     text = said.getvalue()
     assert "of 4 conditions, and of none at all (context 77x4096, pooled 2048)" in text, text
     assert "as the network sees them" in text and "own noise" not in text
-
-
-def run():
-    logging.disable(logging.NOTSET)
-    results = {}
-    for name, check in list(globals().items()):
-        if name.startswith("check_"):
-            try:
-                check()
-                results[name.removeprefix("check_")] = None
-            except Skipped as e:
-                results[name.removeprefix("check_")] = f"skipped: {e}"
-            except Exception:
-                results[name.removeprefix("check_")] = traceback.format_exc()
-    (OUT / "results.json").write_text(json.dumps(results))
-
-
-run()

@@ -1,24 +1,17 @@
-"""MeanFlow on ComfyUI's networks, from training to its nodes, in that ComfyUI's own interpreter.
+"""MeanFlow on ComfyUI's networks, from training to its nodes.
 
-    PYTHON inside_interval.py COMFY OUT
-
-OUT holds a cache and a configuration for each family of ``RUNS``, and gets results.json: for each
-check, what is wrong or null. The trainer, and the pack as ComfyUI loads it, are in this process.
+The trainer, and the pack as ComfyUI loads it, are in this process.
 """
 
 import asyncio
 import json
-import sys
-import time
-import traceback
 from importlib import import_module
 from pathlib import Path
 
-import circle_host  # opens the ComfyUI of sys.argv[1], and reads small files of all families
-
-import comfy.sample  # isort: skip  ComfyUI's
+import comfy.sample
 import comfy.samplers
 import folder_paths
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -26,34 +19,72 @@ from safetensors.torch import load_file, save_file
 import nodes
 from sv_core.meanflow import exact_derivative
 from sv_core.models.interval import PREFIX, IntervalEmbedder, time_embedding, to_file
+from tests.host import tiny
+from tests.host.server import PACK
+from tests.host.torchrun_data import write_cache
+from tests.training.in_comfy import HOST, WORK, close, refused
+from tests.training.toml_files import configure
 from training import files, finetune, lora
 from training.config.load import load
 from training.data import dataset
 from training.engine.distributed import Processes
 from training.networks.comfy import load as comfy_load
 from training.networks.comfy import self_check
-from training.networks.comfy.host import open_host
 from training.networks.comfy.load import with_interval
 from training.run import checkpoint, preview, reports
 from training.run.checkpoint import open_run
 from training.run.state import TrainState
 
-OUT, PACK = Path(sys.argv[2]), Path(__file__).resolve().parents[3]
-HOST = open_host(Path(sys.argv[1]), torch.device("cpu"))
-RUNS = ("sd3", "flux", "wan")
+pytestmark = [pytest.mark.inside, pytest.mark.slow]
+
+OUT = WORK / "intervals"
+OUT.mkdir()
+LORA = {"rank": 4}
+RUNS = {"sd3": LORA, "flux": LORA, "wan": None}
+STEPS = {"sd3": 8, "flux": 4, "wan": 4}
 """Two LoRAs and all the weights."""
 CPU = torch.device("cpu")
 STEP, T_STEP = 2.0**-6, 2.0**-12  # some of Wan is float32, also in float64
 
-for kind in ("loras", "diffusion_models"):
-    folder_paths.add_model_folder_path(kind, str(OUT), is_default=True)
-assert asyncio.run(nodes.load_custom_node(str(PACK)))
-NAME = str(PACK).replace(".", "_x_")
-averaging, node_host = (import_module(f".nodes.{n}", NAME) for n in ("averaging", "host"))
-# What is drawn is not the matter here, and the families' derivatives have tests of their own.
-preview.SHEETS = ((float("inf"), (2, 1, 2)),)
-self_check.self_check = lambda backbone, host: None
 NETWORKS: dict = {}
+
+
+def write_run(out: Path, family: str) -> None:
+    """A cache, and the configuration of a short run on it."""
+    write_cache(out / f"{family}_cache", family)
+    lora = RUNS[family]
+    configure(
+        out / f"{family}.toml",
+        comfy={"checkpoint": str(out / f"{family}.safetensors"), "folder": str(HOST.folder)},
+        data={"cache": str(out / f"{family}_cache"), "batch_size": 4},
+        objective={"kind": "meanflow"},
+        meanflow={"equal": 0.25, "beta": 0.5, "guidance": 1.5},
+        optim={"steps": STEPS[family], "lr": 1e-2, "ema": 0.5},
+        run={"out": str(out / f"{family}_run"), "device": "cpu", "report_every": 4},
+        **({"lora": lora} if lora else {}),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runs(stand_ins):
+    """Caches, configurations and models; the pack in ComfyUI, which finds what the runs leave."""
+    for family in RUNS:
+        write_run(OUT, family)
+    for family, config in tiny.STARTS.items():
+        weights = tiny.diffusion_model(config, seed=1, gain=0.7)
+        save_file(weights, OUT / f"{family}.safetensors")
+    for kind in ("loras", "diffusion_models"):
+        folder_paths.add_model_folder_path(kind, str(OUT), is_default=True)
+    assert asyncio.run(nodes.load_custom_node(str(PACK)))
+    with pytest.MonkeyPatch.context() as patch:
+        # What is drawn is not the matter here; the families' derivatives have tests of their own.
+        patch.setattr(preview, "SHEETS", ((float("inf"), (2, 1, 2)),))
+        patch.setattr(self_check, "self_check", lambda backbone, host: None)
+        yield
+
+
+def part_of_the_pack(name):
+    return import_module(f".nodes.{name}", str(PACK).replace(".", "_x_"))
 
 
 def network(family):
@@ -67,7 +98,7 @@ def small(family, dtype=torch.float32):
     return self_check.tiny(network(family), HOST, dtype)
 
 
-def told(one, std=0.3):
+def embedded(one, std=0.3):
     """With an embedder of random weights, the same in any dtype."""
     one = with_interval(one, 0)
     generator = torch.Generator().manual_seed(4)
@@ -84,24 +115,9 @@ def points(one):
     return x, t * torch.tensor([0.25, 1.0, 0.5], dtype=t.dtype), t, cond, direction
 
 
-def close(found, exact, tolerance, what=""):
-    error = float((found.double() - exact.double()).norm() / exact.double().norm())
-    assert error < tolerance, f"{what} differs by {error:.1e}"
-
-
-def refused(function, *words):
-    try:
-        function()
-    except ValueError as e:
-        said = str(e)
-    else:
-        raise AssertionError(f"not refused: {words}")
-    assert "\n" not in said and all(w in said for w in words), said
-
-
 @torch.no_grad()
-def check_a_new_embedder_changes_no_bit_and_no_key():
-    for family in circle_host.CONFIGS:
+def test_a_new_embedder_changes_no_bit_and_no_key():
+    for family in tiny.STARTS:
         plain, one = small(family), with_interval(small(family), 0)
         x, r, t, cond, _ = points(plain)
         v = plain.velocity(x, t, cond)
@@ -118,9 +134,9 @@ def check_a_new_embedder_changes_no_bit_and_no_key():
 
 
 @torch.no_grad()
-def check_every_row_is_told_its_own_interval():
-    for family in circle_host.CONFIGS:
-        one = told(small(family))
+def test_every_row_is_told_its_own_interval():
+    for family in tiny.STARTS:
+        one = embedded(small(family))
         x, r, t, cond, _ = points(one)
         u = one.average_velocity(x, r, t, cond)
         rows = [one.average_velocity(*(a[i : i + 1] for a in (x, r, t, cond))) for i in range(3)]
@@ -138,9 +154,9 @@ def check_every_row_is_told_its_own_interval():
         assert not time_embedding(one.model, one.family.name)._forward_hooks, "a hook stayed"
 
 
-def check_derivatives_equal_differences():
-    for family in circle_host.CONFIGS:
-        single, double = told(small(family)), told(small(family, torch.float64))
+def test_derivatives_equal_differences():
+    for family in tiny.STARTS:
+        single, double = embedded(small(family)), embedded(small(family, torch.float64))
         x, r, t, cond, direction = points(double)
         for what, (dx, dr, dt), step, tolerance in (
             ("x", (direction, 0.0, 0.0), STEP, 1e-4),
@@ -168,8 +184,8 @@ def check_derivatives_equal_differences():
                     close(exact_derivative(u, *at, dx, 1.0), found, 1e-6, family)
 
 
-def check_an_embedder_is_trained_beside_a_lora_and_whole_networks():
-    for family in circle_host.CONFIGS:
+def test_an_embedder_is_trained_beside_a_lora_and_whole_networks():
+    for family in tiny.STARTS:
         for how in ("lora", "full"):
             one = small(family)
             if how == "lora":  # with a pattern that would fit the embedder
@@ -221,8 +237,16 @@ def in_the_host(model, x, r, t, entry):
     heard = []
 
     def ask(denoiser, _, sigmas, extra_args=None, callback=None, disable=None):
-        arguments = extra_args if r is None else averaging.leading_to(extra_args, torch.tensor(r))
-        heard.append(node_host.velocity_from_denoiser(denoiser, arguments)(x, torch.tensor(t)))
+        arguments = (
+            extra_args
+            if r is None
+            else part_of_the_pack("host.average_velocity").leading_to(extra_args, torch.tensor(r))
+        )
+        heard.append(
+            part_of_the_pack("host.flow").velocity_from_denoiser(denoiser, arguments)(
+                x, torch.tensor(t)
+            )
+        )
         return x
 
     extra = {"guidance": 1.0}
@@ -248,7 +272,7 @@ def loaded(family, weights):
     return model, loader.execute(model, embedder).args[0]
 
 
-def check_what_a_run_leaves_is_in_the_host_what_it_was_in_the_trainer():
+def test_what_a_run_leaves_is_in_the_host_what_it_was_in_the_trainer():
     for family in RUNS:
         weights = run(family)
         made = taken_up(family)
@@ -270,7 +294,7 @@ def check_what_a_run_leaves_is_in_the_host_what_it_was_in_the_trainer():
                         assert moved > 1e-3, (family, moved)
 
 
-def check_the_embedder_s_file_says_what_it_is():
+def test_the_embedder_s_file_says_what_it_is():
     for family in RUNS:
         weights = checkpoint.weights_path(OUT / f"{family}_run", 4 if family != "sd3" else 8)
         with safe_open(files.interval_path(weights), framework="pt") as file:
@@ -290,7 +314,7 @@ def check_the_embedder_s_file_says_what_it_is():
         assert ("ss_network_dim" in main_said) == (family != "wan")
 
 
-def check_resuming_is_exact():
+def test_resuming_is_exact():
     half = f"run.out={OUT / 'half'}"
     run("sd3", half, "optim.steps=4")
     resumed, whole = run("sd3", half, resume=True), OUT / "sd3_run" / "weights-000008.safetensors"
@@ -306,7 +330,7 @@ def check_resuming_is_exact():
     assert last["val_one_call"] > 0 and "trace" in last["meanflow"], last
 
 
-def check_a_run_goes_on_with_the_embedder_beside_its_start():
+def test_a_run_goes_on_with_the_embedder_beside_its_start():
     weights = OUT / "sd3_run" / "weights-000008.safetensors"
     x, cond = noisy("sd3"), torch.tensor([0, 1])
     r, t = torch.tensor([0.0, 0.25]), torch.tensor([1.0, 0.75])
@@ -332,23 +356,3 @@ def check_a_run_goes_on_with_the_embedder_beside_its_start():
         lambda: taken_up("sd3", f"lora.checkpoint={other}", resume=False),
         str(place), "is not an interval embedder",
     )  # fmt: skip
-
-
-def main():
-    for family, config in circle_host.CONFIGS.items():
-        weights = circle_host.tiny.diffusion_model(config, seed=1, gain=0.7)
-        save_file(weights, OUT / f"{family}.safetensors")
-    results = {}
-    for name, check in list(globals().items()):
-        if name.startswith("check_"):
-            began = time.perf_counter()
-            try:
-                check()
-                results[name.removeprefix("check_")] = None
-            except Exception:
-                results[name.removeprefix("check_")] = traceback.format_exc(limit=-4)
-            print(f"{time.perf_counter() - began:7.2f} s  {name}", file=sys.stderr)
-    (OUT / "results.json").write_text(json.dumps(results))
-
-
-main()
