@@ -4,7 +4,7 @@ IMAGES holds a folder per class (also below train/ and val/), or pictures with .
 them; for Wan also videos. Without a vae the cache holds plain pixels. For a model of ComfyUI name
 its family, its VAE and its text encoders, and run this with ComfyUI's own Python:
 
-    --set family=flux --set vae=ae.safetensors
+    --set family=Flux --set vae=ae.safetensors
     --set 'text=["clip_l.safetensors", "t5xxl_fp16.safetensors"]'
 
 Stopped at any moment, even killed, the same command goes on where it was; an encoder or text may be
