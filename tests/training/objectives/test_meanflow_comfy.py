@@ -49,7 +49,8 @@ for kind in ("loras", "diffusion_models"):
     folder_paths.add_model_folder_path(kind, str(OUT), is_default=True)
 assert asyncio.run(nodes.load_custom_node(str(PACK)))
 NAME = str(PACK).replace(".", "_x_")
-averaging, node_host = (import_module(f".nodes.{n}", NAME) for n in ("averaging", "host"))
+average_velocity = import_module(".nodes.host.average_velocity", NAME)
+flow = import_module(".nodes.host.flow", NAME)
 # What is drawn is not the matter here, and the families' derivatives have tests of their own.
 preview.SHEETS = ((float("inf"), (2, 1, 2)),)
 self_check.self_check = lambda backbone, host: None
@@ -221,8 +222,10 @@ def in_the_host(model, x, r, t, entry):
     heard = []
 
     def ask(denoiser, _, sigmas, extra_args=None, callback=None, disable=None):
-        arguments = extra_args if r is None else averaging.leading_to(extra_args, torch.tensor(r))
-        heard.append(node_host.velocity_from_denoiser(denoiser, arguments)(x, torch.tensor(t)))
+        arguments = extra_args
+        if r is not None:
+            arguments = average_velocity.with_interval_end(extra_args, torch.tensor(r))
+        heard.append(flow.velocity_from_denoiser(denoiser, arguments)(x, torch.tensor(t)))
         return x
 
     extra = {"guidance": 1.0}
