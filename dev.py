@@ -4,6 +4,7 @@
     python dev.py test [...]     lint and tests; what follows goes to pytest
     python dev.py bench NAME     one of benchmarks/*.py
     python dev.py comfy [...]    start your ComfyUI with this pack; what follows goes to ComfyUI
+    python dev.py locales        write locales/en from the texts of the nodes; needs a ComfyUI
 
 Standard library only; Linux, macOS, Windows; Python 3.10 or newer.
 """
@@ -21,6 +22,7 @@ import urllib.request
 import venv
 import webbrowser
 from pathlib import Path
+from typing import NoReturn
 
 from training.networks.comfy.folder import find_all, python_of
 
@@ -75,11 +77,23 @@ def link_into(custom_nodes: Path) -> Path:
     return place
 
 
-def run_comfy(arguments: list[str]) -> int:
-    """Start the user's ComfyUI with the pack and open its page on the digits workflow."""
+def find_comfy() -> Path:
+    """The first ComfyUI that is found; without one, a message and exit 2."""
     comfy = next(iter(find_all()), None)
     if comfy is None:
         stop("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
+    return comfy
+
+
+def run_locales(arguments: list[str]) -> int:
+    """Write the English translation file from the nodes' schemas."""
+    comfy, script = find_comfy(), ROOT / "locales/generate.py"
+    return subprocess.run([python_of(comfy), script, *arguments], cwd=comfy).returncode
+
+
+def run_comfy(arguments: list[str]) -> int:
+    """Start the user's ComfyUI with the pack and open its page on the digits workflow."""
+    comfy = find_comfy()
     place = link_into(comfy / "custom_nodes")
     weights, models = ROOT / "out/demo/digits_sit.safetensors", comfy / "models/diffusion_models"
     if weights.exists():
@@ -155,6 +169,7 @@ COMMANDS = {
     "test": run_test,
     "bench": run_bench,
     "comfy": run_comfy,
+    "locales": run_locales,
 }
 
 
@@ -162,7 +177,7 @@ def say(text: str) -> None:
     print(f"[{PACK}] {text}", flush=True)
 
 
-def stop(text: str) -> None:
+def stop(text: str) -> NoReturn:
     say(text)
     sys.exit(2)
 

@@ -1,4 +1,4 @@
-"""The nodes, for ComfyUI's V3 interface. Loaded by the root's ``comfy_entrypoint`` alone."""
+"""The list of nodes, in ComfyUI's V3 interface; the root's ``comfy_entrypoint`` imports it."""
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -26,7 +26,9 @@ NODES = [
 
 
 class StableVelocityExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        # Here, because 0.3.64 never calls on_load.
+        # In 0.3.64 the host does not call on_load, so the drop-downs are extended here.
         dropdowns.register()
         return NODES

@@ -1,38 +1,29 @@
-"""Nodes that find the calls that a model needs from recorded runs, and load them again."""
+"""Nodes for calibrations: find the calls that a model needs from recorded runs, and load them."""
 
-import os
-from pathlib import Path
 from typing import Any
 
-import comfy.samplers
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sv_core.errors import InvalidInput
-from .calibration_file import (
-    FEWEST,
-    FOLDER,
-    MOST,
-    Calibration,
-    file_name,
-    folder,
-    load,
-    names,
-    save,
-    write_nodes,
-)
-from .checks import require_steps
-from .host import compat, flow
+from . import calibration_file, schema
+from .calibration_file import FEWEST_CALLS, MOST_CALLS, Calibration, write_nodes
+from .checks import first_complaint, require_steps
+from .host import flow
+from .host.compat import supported
+from .host.files import modification_time
+from .host.guider import cfg_guider
 from .plots.drift import plot_drift
 from .samplers.recording import RecordedRuns, calibration_from, find_nodes
-
-"""The grids that can be calibrated: with fewer steps there is nothing to leave out."""
 
 
 def make_guider(
     guider: Any, model: Any, positive: list | None, negative: list | None, cfg: float
 ) -> Any:
-    """The connected GUIDER, or one of MODEL and conditioning. Raises InvalidInput, in words."""
+    """The connected GUIDER, or one made of MODEL and conditioning.
+
+    Raises InvalidInput when both are connected, or neither.
+    """
     if guider is not None:
         if model is not None or positive is not None or negative is not None:
             raise InvalidInput(
@@ -43,24 +34,24 @@ def make_guider(
         raise InvalidInput("connect model and positive, or a guider, as for an ordinary run")
     if negative is None and cfg != 1:
         raise InvalidInput(f"cfg {cfg:g} needs negative: connect it, or set cfg to 1")
-    made = comfy.samplers.CFGGuider(model)
-    made.set_conds(positive, positive if negative is None else negative)
-    made.set_cfg(cfg)
-    return made
+    return cfg_guider(model, positive, positive if negative is None else negative, cfg)
 
 
 def calibrate(
     guider: Any, latent: dict, sigmas: Tensor, runs: int, seed: int, calls: int
 ) -> Calibration:
-    """Record, rehearse and check. Costs runs x (steps + up to CHECKS x calls) model calls."""
+    """Record ordinary runs, find lists of calls, and check the one of ``calls`` in further runs.
+
+    Costs runs x (steps + up to CHECKS x calls) model calls.
+    """
     recorded = RecordedRuns(guider, latent, sigmas, runs, seed, calls)
     nodes = find_nodes(recorded, sigmas, calls)
     return calibration_from(recorded.gram(), nodes, guider.model_patcher, sigmas, runs, seed, calls)
 
 
 def describe(found: Calibration, calls: int, file: str) -> str:
-    """The calibration in words."""
-    steps = len(found.sigmas) - 1
+    """The report of a calibration: its list of ``calls``, its runs, its plateau, its file."""
+    steps, folder = len(found.sigmas) - 1, calibration_file.CALIBRATION_FOLDER
     plateau = "the velocity turns no more near noise than in the middle"
     if found.split is not None:
         plateau = f"towards noise the velocity leaves its plateau at sigma {found.split:g}"
@@ -70,27 +61,25 @@ def describe(found: Calibration, calls: int, file: str) -> str:
             f"recorded along {found.runs} runs of {found.model}; lists for {min(found.nodes)} to "
             f"{max(found.nodes)} calls, the one for {found.checked} checked in runs of the model",
             plateau,
-            f"saved as {FOLDER}/{file} in ComfyUI's output folder",
+            f"saved as {folder}/{file} in ComfyUI's output folder",
         ]
     )
 
 
 class StableVSCalibrate(io.ComfyNode):
-    """Ordinary runs -> the calls that this model needs on this grid."""
+    """The calls that a model needs on a grid, from ordinary runs of it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.known(
+        return supported(
             io.Schema,
             node_id="StableVSCalibrate",
             display_name="StableVS Calibrate",
-            category=flow.CATEGORY,
-            description=(
-                "Makes some ordinary runs of your model and finds the steps at which it must be "
-                "called, so that fewer calls give nearly the same picture. Once per model and "
-                "SIGMAS; the result is saved as a small JSON in output/stable_velocity and goes "
-                "into StableVS Sampler, mode calibrated."
-            ),
+            category=schema.SAMPLING,
+            description="Makes some ordinary runs of your model and finds the steps at which it "
+            "must be called, so that fewer calls give nearly the same picture. Once per model and "
+            "SIGMAS; the result is saved as a small JSON in output/stable_velocity and goes into "
+            "StableVS Sampler, mode calibrated.",
             search_aliases=["stable velocity", "calibration", "drift", "record runs"],
             is_output_node=True,
             inputs=[
@@ -99,20 +88,17 @@ class StableVSCalibrate(io.ComfyNode):
                 ),
                 io.Latent.Input(
                     "latent",
-                    tooltip=(
-                        "As for an ordinary run: the size matters, a batch counts as several runs."
-                    ),
+                    tooltip="As for an ordinary run: the size matters, a batch counts as several "
+                    "runs.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip=(
-                        "The model as it will be sampled, with its LoRAs and ModelSampling node. "
-                        "Leave open with a guider."
-                    ),
+                    tooltip="The model as it will be sampled, with its LoRAs and ModelSampling "
+                    "node. Leave it unconnected when a guider is connected.",
                 ),
                 io.Conditioning.Input(
-                    "positive", optional=True, tooltip="A prompt like those that will follow."
+                    "positive", optional=True, tooltip="A prompt similar to those you will use."
                 ),
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="Needed when cfg is not 1."
@@ -122,71 +108,49 @@ class StableVSCalibrate(io.ComfyNode):
                     optional=True,
                     tooltip="In place of model, positive, negative and cfg: any GUIDER.",
                 ),
-                compat.known(
-                    io.Float.Input,
+                schema.number(
                     "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Guidance as in the runs that will follow. Not used with a guider.",
+                    1.0,
+                    (0.0, 100.0, 0.1),
+                    "The guidance scale that you will sample with. Not used with a guider.",
                 ),
-                compat.known(
-                    io.Int.Input,
+                schema.number(
                     "runs",
-                    default=4,
-                    min=1,
-                    max=32,
-                    tooltip=(
-                        "Ordinary runs to record, one after the other: 4 to 8. Only their inner "
-                        "products are kept, in main memory."
-                    ),
+                    4,
+                    (1, 32),
+                    "Ordinary runs to record, one after the other: 4 to 8. Only their inner "
+                    "products are kept, in main memory.",
                 ),
-                compat.known(
-                    io.Int.Input,
+                schema.number(
                     "calls",
-                    default=10,
-                    min=FEWEST,
-                    max=MOST,
-                    tooltip=(
-                        "The number of calls whose list is checked in runs of the model; the file "
-                        "holds lists for 6 to 20, and StableVS Sampler chooses one."
-                    ),
+                    10,
+                    (FEWEST_CALLS, MOST_CALLS),
+                    "The number of calls whose list is checked in runs of the model; the file "
+                    "holds lists for 6 to 20, and StableVS Sampler chooses one.",
                 ),
-                compat.known(
-                    io.Int.Input,
-                    "first_seed",  # the page would let one called seed change by itself
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Of the first run; the next ones count on.",
+                schema.number(
+                    "first_seed",  # the page would change one named seed after every run
+                    0,
+                    (0, 0xFFFFFFFFFFFFFFFF),
+                    "The seed of the first run; it increases by 1 from run to run.",
                 ),
-                compat.known(
-                    io.String.Input,
+                schema.text(
                     "name",
-                    default="",
+                    "",
+                    "The file's name; empty makes one from model and grid. A file of another "
+                    "model or grid is never replaced.",
                     optional=True,
                     advanced=True,
-                    tooltip=(
-                        "The file's name; empty makes one from model and grid. A file of another "
-                        "model or grid is never replaced."
-                    ),
                 ),
             ],
             outputs=[
-                io.Custom("CALIBRATION").Output(
-                    "CALIBRATION",
-                    display_name="calibration",
-                    tooltip="For StableVS Sampler, mode calibrated.",
+                schema.calibration_output(),
+                schema.output(
+                    io.Image,
+                    "plot",
+                    "How much the velocity turns along the grid, and the chosen steps.",
                 ),
-                io.Image.Output(
-                    "PLOT",
-                    display_name="plot",
-                    tooltip="How much the velocity turns along the grid, and the chosen steps.",
-                ),
-                io.String.Output(
-                    "REPORT", display_name="report", tooltip="The steps chosen, in words."
-                ),
+                schema.output(io.String, "report", "The chosen steps, as text."),
             ],
         )
 
@@ -209,9 +173,9 @@ class StableVSCalibrate(io.ComfyNode):
         require_steps(sigmas, calls)
         flow.require_linear_flow(guider.model_patcher.get_model_object("model_sampling"))
         if name:
-            file_name(name)  # before the runs
+            calibration_file.file_name(name)  # refuses a bad name before the runs
         found = calibrate(guider, latent, sigmas, runs, first_seed, calls)
-        file = save(found, name)
+        file = calibration_file.save(found, name)
         plot, report = plot_drift(found, calls)[None], describe(found, calls, file)
         return io.NodeOutput(found, plot, report, ui=ui.PreviewImage(plot, cls=cls))
 
@@ -221,49 +185,33 @@ class StableVSCalibrationLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.known(
+        return supported(
             io.Schema,
             node_id="StableVSCalibrationLoader",
             display_name="StableVS Calibration Loader",
-            category=flow.CATEGORY,
-            description=(
-                "Loads a calibration that StableVS Calibrate has saved in output/stable_velocity, "
-                "for StableVS Sampler, mode calibrated, with the same model and SIGMAS."
-            ),
+            category=schema.SAMPLING,
+            description="Loads a calibration that StableVS Calibrate has saved in "
+            "output/stable_velocity, for StableVS Sampler, mode calibrated, with the same model "
+            "and SIGMAS.",
             search_aliases=["stable velocity", "load calibration"],
             inputs=[
-                compat.known(
-                    io.Combo.Input,
+                schema.choice(
                     "calibration",
-                    options=names(),
-                    tooltip="A .json file in ComfyUI's output/stable_velocity.",
+                    calibration_file.names(),
+                    "A .json file in ComfyUI's output/stable_velocity.",
                 )
             ],
-            outputs=[
-                io.Custom("CALIBRATION").Output(
-                    "CALIBRATION",
-                    display_name="calibration",
-                    tooltip="For StableVS Sampler, mode calibrated.",
-                )
-            ],
+            outputs=[schema.calibration_output()],
         )
 
     @classmethod
     def validate_inputs(cls, calibration: str | None = None) -> bool | str:
-        """Says so before anything runs; what comes through a link is None here."""
-        try:
-            if calibration is not None:
-                load(calibration)
-        except InvalidInput as e:
-            return str(e)
-        return True
+        return first_complaint((calibration_file.load, calibration))
 
     @classmethod
     def fingerprint_inputs(cls, calibration: str | None = None) -> int:
-        """A file that was recorded again is loaded again."""
-        path = folder() / Path(calibration or "").name
-        return os.stat(path).st_mtime_ns if path.is_file() else 0
+        return modification_time(calibration_file.path_of(calibration or ""))
 
     @classmethod
     def execute(cls, calibration: str) -> io.NodeOutput:
-        return io.NodeOutput(load(calibration))
+        return io.NodeOutput(calibration_file.load(calibration))

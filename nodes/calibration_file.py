@@ -1,7 +1,7 @@
-"""Calibrations: which calls of a grid a model needs, as small JSON files that people can read.
+"""Calibrations: at which nodes of a grid a model is called, as small JSON files.
 
-They lie in ComfyUI's output folder, where its own nodes save what they make of models: it can
-always be written to, and ``--output-directory`` moves it.
+They lie in ComfyUI's output folder, where its own nodes save the models that they make: it is
+writable, and ``--output-directory`` moves it.
 """
 
 import hashlib
@@ -19,16 +19,19 @@ from torch import Tensor
 
 from ..sv_core.errors import InvalidInput
 
-FOLDER = "stable_velocity"
+CALIBRATION_FOLDER = "stable_velocity"
+"""The name of the folder within ComfyUI's output folder."""
 FORMAT = "stable_velocity calibration 1"
+FEWEST_CALLS, MOST_CALLS = 6, 20
+"""The numbers of calls for which a calibration holds a list."""
 ADVICE = "record one with StableVS Calibrate"
 Nodes = tuple[int, ...]
 
 
 def fingerprint(model: Any) -> tuple[str, str]:
-    """A MODEL's class, and a hash of its weights' names and shapes; not where they were read.
+    """A MODEL's class, and a hash of the names and shapes of its weights, whatever their file.
 
-    Vectors do not count: files of scaled weights hold more of them for the same model.
+    Vectors are left out: files of scaled weights hold additional ones for the same model.
     """
     network = model.model.diffusion_model
     shapes = sorted((k, tuple(p.shape)) for k, p in network.named_parameters() if p.ndim > 1)
@@ -36,12 +39,15 @@ def fingerprint(model: Any) -> tuple[str, str]:
 
 
 def write_nodes(nodes: Sequence[int]) -> str:
-    """As people read and enter them: ``0 2 4 7``."""
+    """A list of nodes as text: ``0 2 4 7``."""
     return " ".join(map(str, nodes))
 
 
 def read_nodes(text: str) -> Nodes:
-    """The other way; commas are fine, and nothing gives (). Raises InvalidInput, in words."""
+    """The nodes of a text such as ``0 2 4 7`` or ``0, 2, 4, 7``; an empty text gives ().
+
+    Raises InvalidInput for other text, and for nodes that do not ascend from 0.
+    """
     words = text.replace(",", " ").split()
     if not all(re.fullmatch(r"\d{1,5}", word) for word in words):
         raise InvalidInput(
@@ -55,17 +61,17 @@ def read_nodes(text: str) -> Nodes:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The nodes to call at, by number of calls, for one model on one grid."""
+    """The nodes at which to call one model on one grid, for several numbers of calls."""
 
     model: str
     shapes: str
-    """With ``model`` the fingerprint."""
+    """The hash of the model's ``fingerprint``; ``model`` is its class."""
     sigmas: tuple[float, ...]
     nodes: dict[int, Nodes]
     drift: tuple[float, ...]
-    """|dv/dsigma| / |v| between neighbouring nodes, (n-1,): a curve to look at."""
+    """|dv/dsigma| / |v| between neighbouring nodes, (n-1,), for the plot."""
     split: float | None
-    """Where the drift leaves its plateau towards noise, if it does."""
+    """The sigma at which the drift leaves its plateau towards noise; None if it does not."""
     runs: int
     seed: int
     checked: int
@@ -73,21 +79,21 @@ class Calibration:
 
     @property
     def default_name(self) -> str:
-        """One per model and schedule."""
+        """A name for the file, another one for every model and grid."""
         grid = hashlib.sha256(repr(self.sigmas).encode()).hexdigest()[:6]
         return f"{self.model}-{self.shapes[:6]}-{len(self.sigmas) - 1}steps-{grid}"
 
     def same_grid(self, sigmas: Tensor | tuple[float, ...]) -> bool:
-        """Equal but for rounding."""
+        """Whether the calibration's grid is ``sigmas``, up to rounding."""
         own, other = self.sigmas, list(map(float, sigmas))
         return len(own) == len(other) and all(
             abs(a - b) < 1e-5 for a, b in zip(own, other, strict=True)
         )
 
     def nodes_for(self, model: Any, sigmas: Tensor, calls: int) -> Nodes:
-        """Raises InvalidInput, in words, for another model, another grid, and calls without a list.
+        """The nodes for this number of calls; every node if the grid has no more steps.
 
-        With as many calls as steps that is every node.
+        Raises InvalidInput for another model or grid, and for a number of calls without a list.
         """
         name, shapes = fingerprint(model)
         if (name, shapes) != (self.model, self.shapes):
@@ -116,7 +122,7 @@ class Calibration:
     def to_json(self) -> str:
         lists = {str(calls): write_nodes(nodes) for calls, nodes in self.nodes.items()}
         fields = {"format": FORMAT, **vars(self), "nodes": lists}
-        # One line for every field, one for every list.
+        # One line for each field, and one for each list.
         lines = (f" {json.dumps(k)}: {json.dumps(v)}" for k, v in fields.items() if k != "nodes")
         rows = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in lists.items())
         return "{\n" + ",\n".join([*lines, ' "nodes": {\n' + ",\n".join(rows) + "\n }"]) + "\n}\n"
@@ -138,16 +144,22 @@ class Calibration:
 
 
 def folder() -> Path:
-    return Path(folder_paths.get_output_directory()) / FOLDER
+    """Where the calibrations lie; it exists once one was saved."""
+    return Path(folder_paths.get_output_directory()) / CALIBRATION_FOLDER
+
+
+def path_of(name: str) -> Path:
+    """The path of a calibration's file, of which folders in ``name`` are no part."""
+    return folder() / Path(name).name
 
 
 def names() -> list[str]:
-    """The files that there are."""
+    """The names of all saved calibrations."""
     return sorted(p.name for p in folder().glob("*.json"))
 
 
 def file_name(name: str) -> str:
-    """``name`` as a file's, without folders. Raises InvalidInput when nothing of it is left."""
+    """``name`` as a file name without folders. Raises InvalidInput when no character remains."""
     safe = re.sub(r"[^\w.-]+", "_", name).strip("._-")[:80]
     if not safe:
         raise InvalidInput(f"{name!r} is no name for a file: use letters and digits")
@@ -155,9 +167,9 @@ def file_name(name: str) -> str:
 
 
 def save(calibration: Calibration, name: str = "") -> str:
-    """Write it under ``name``, or its own default one; returns the file's name.
+    """Write a calibration under ``name``, or its default name; returns the name of the file.
 
-    The same model and grid are replaced. Raises InvalidInput rather than replace others'.
+    A file of the same model and grid is replaced. Raises InvalidInput when it is of others.
     """
     target = folder() / file_name(name or calibration.default_name)
     if target.exists():
@@ -177,10 +189,11 @@ def save(calibration: Calibration, name: str = "") -> str:
 
 
 def load(name: str) -> Calibration:
-    """Raises InvalidInput, in words, for a file that is not there or no calibration."""
+    """Read a calibration. Raises InvalidInput for a file that is missing, damaged or another."""
     if name not in names():
         raise InvalidInput(
-            f"{name} is not in ComfyUI's output/{FOLDER}: {ADVICE}, or press R to refresh the list"
+            f"{name} is not in ComfyUI's output/{CALIBRATION_FOLDER}: {ADVICE}, or press R to "
+            "refresh the list"
         )
     try:
         return Calibration.from_json((folder() / name).read_text("utf-8"))
@@ -188,6 +201,3 @@ def load(name: str) -> Calibration:
         raise InvalidInput(
             f"{name} is no calibration, or damaged ({str(e)[:80]}): delete it and {ADVICE}"
         ) from e
-
-
-FEWEST, MOST = 6, 20

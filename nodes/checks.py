@@ -1,32 +1,53 @@
-"""What nodes check of their inputs, in one place: splits, steps, grids, pictures."""
+"""The checks of the nodes' inputs; each raises InvalidInput with a sentence for the user."""
+
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from ..sv_core.errors import InvalidInput
-from .calibration_file import FEWEST, MOST
+from .calibration_file import FEWEST_CALLS, MOST_CALLS
 
-STEPS = 8, 100
+PAPER_SPLIT = 0.85
+"""The paper's noise level between the two regimes. [arXiv 2602.05435]"""
 
-SPLIT = 0.85
+CALIBRATED_STEPS = 8, 100
+"""The shortest and the longest grid that can be calibrated: a shorter one has no steps to save."""
+
+
+def first_complaint(*checks: tuple[Callable[[Any], Any], Any]) -> bool | str:
+    """The result of ``validate_inputs``, with which the host checks widgets before a prompt runs.
+
+    ``checks`` are pairs (check, value). Returns True, or the sentence of the first InvalidInput. A
+    connected value is None here and is checked when the node runs.
+    """
+    try:
+        for check, value in checks:
+            if value is not None:
+                check(value)
+    except InvalidInput as e:
+        return str(e)
+    return True
 
 
 def require_steps(sigmas: Tensor, calls: int) -> None:
-    """Raise InvalidInput, in words, for a grid that cannot be calibrated."""
+    """Refuse a grid that cannot be calibrated for this number of calls."""
     require_grid(sigmas)
-    steps, (low, high) = len(sigmas) - 1, STEPS
+    steps, (low, high) = len(sigmas) - 1, CALIBRATED_STEPS
     if not low <= steps <= high:
         raise InvalidInput(
             f"SIGMAS has {steps} steps, but {low} to {high} can be calibrated: connect the native "
             "grid, of about 30 steps"
         )
-    if not FEWEST <= calls <= min(MOST, steps - 1):
+    most = min(MOST_CALLS, steps - 1)
+    if not FEWEST_CALLS <= calls <= most:
         raise InvalidInput(
-            f"calls must lie between {FEWEST} and {min(MOST, steps - 1)} on this grid, got {calls}"
+            f"calls must lie between {FEWEST_CALLS} and {most} on this grid, got {calls}"
         )
 
 
 def require_grid(sigmas: Tensor) -> None:
-    """Raise InvalidInput, in words, unless there are noise levels and they descend."""
+    """Refuse SIGMAS that are empty or do not descend."""
     if len(sigmas) == 0:
         raise InvalidInput("SIGMAS is empty: connect a scheduler with at least one step")
     if not (sigmas[:-1] > sigmas[1:]).all():
@@ -36,8 +57,8 @@ def require_grid(sigmas: Tensor) -> None:
         )
 
 
-def check_grid(name: str, sigmas: Tensor) -> Tensor:
-    """A grid as float64 on the CPU; InvalidInput in words where it is not a flow model's."""
+def flow_grid(name: str, sigmas: Tensor) -> Tensor:
+    """The input ``name`` as float64 on the CPU. Refuses SIGMAS that are not a flow model's."""
     ts = sigmas.detach().double().cpu()
     if ts.ndim != 1 or len(ts) < 2:
         raise InvalidInput(f"{name} holds {ts.numel()} sigmas: a grid needs at least two")
@@ -52,7 +73,7 @@ def check_grid(name: str, sigmas: Tensor) -> Tensor:
 
 
 def require_boundary(boundary: float) -> None:
-    """Raise InvalidInput, in words, for a boundary outside [0, 1)."""
+    """Refuse a boundary between experts outside [0, 1); 0 means one expert."""
     if not 0 <= boundary < 1:
         raise InvalidInput(
             "boundary must lie between 0 (one expert) and 1; Wan2.2 14B has 0.875 for "
@@ -60,8 +81,8 @@ def require_boundary(boundary: float) -> None:
         )
 
 
-def check_pair(reference: Tensor, candidate: Tensor) -> None:
-    """Raise InvalidInput, in words, unless two IMAGE batches (b, h, w, c) can be compared."""
+def require_comparable(reference: Tensor, candidate: Tensor) -> None:
+    """Refuse two IMAGE batches (b, h, w, c) that cannot be compared picture by picture."""
     if len(reference) != len(candidate):
         raise InvalidInput(
             f"reference holds {len(reference)} pictures and candidate {len(candidate)}: compare "
@@ -86,6 +107,6 @@ def check_pair(reference: Tensor, candidate: Tensor) -> None:
 
 
 def require_split(split: float) -> None:
-    """Raise InvalidInput, in words, for a split outside (0, 1)."""
+    """Refuse a split outside (0, 1)."""
     if not 0 < split < 1:
         raise InvalidInput(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")

@@ -1,4 +1,4 @@
-"""Grids as the SIGMAS nodes make them: presets, thinning, two experts, and what it saves."""
+"""The grids of the SIGMAS nodes: presets, thinning, two experts, and the calls saved."""
 
 from typing import Any, NamedTuple
 
@@ -8,20 +8,17 @@ from torch import Tensor
 from ..sv_core.errors import InvalidInput
 from ..sv_core.models import families
 from ..sv_core.schedules import low_count, qwen_grid, qwen_mu, regime_split, split_index, with_node
-from .checks import SPLIT, require_boundary, require_split
+from .checks import PAPER_SPLIT, require_boundary, require_split
 from .host import flow
 
-BOUNDARY = (
-    "Noise level at which a second expert takes over: 0.875 for Wan2.2 14B text-to-video, 0.9 for "
-    "image-to-video. 0: the model has one expert."
-)
 MANUAL, AUTO = "manual", "auto"
+"""The presets beside those of the families."""
 
 
 class Thinning(NamedTuple):
-    """What is kept of a grid; the defaults are the paper's."""
+    """Which steps of a grid are kept, see ``regime_split``; the defaults are the paper's."""
 
-    split: float = SPLIT
+    split: float = PAPER_SPLIT
     low_steps: int = 9
     rule: str = "flow_match"
 
@@ -61,9 +58,9 @@ def setting_of(name: str) -> tuple[str, Setting]:
 
 
 def read_from_model(model: Any) -> tuple[str, Setting]:
-    """The preset of the MODEL's family, and why in a word.
+    """The preset of a MODEL's family, and how it was chosen, for the report.
 
-    A shift that a ModelSampling node has set is the user's wish, so that the grid follows it.
+    A shift that the user has set with a ModelSampling node takes precedence over the preset's grid.
     """
     family = flow.family(model)
     if family is None or family.sampling is None:
@@ -75,7 +72,7 @@ def read_from_model(model: Any) -> tuple[str, Setting]:
 
 
 def native_grid(model: Any, setting: Setting, denoise: float, latent: dict | None) -> Tensor:
-    """The grid before it is thinned, cut for image to image: (steps+1,), or none for denoise 0."""
+    """The grid before thinning, shortened for image to image: (steps+1,), or (0,) for denoise 0."""
     if setting.scheduler is not None:
         return flow.host_grid(model, setting.scheduler, setting.steps, denoise)
     flow.require_linear_flow(model.get_model_object("model_sampling"))
@@ -90,27 +87,30 @@ def native_grid(model: Any, setting: Setting, denoise: float, latent: dict | Non
     return whole.float()[-(setting.steps + 1) :]
 
 
-def halves(sigmas: Tensor, split: float) -> tuple[Tensor, Tensor]:
-    """The grid as two that share a node, for two-stage runs: t >= split and below.
+def regimes(sigmas: Tensor, split: float) -> tuple[Tensor, Tensor]:
+    """The two parts of a grid, from t >= split on and below; they share a node.
 
-    A half without steps holds one node, through which a latent passes unchanged.
+    A part without steps holds one node; a sampler returns the latent unchanged for it.
     """
     high = min(split_index(sigmas, split), max(len(sigmas) - 1, 0))
     return sigmas[: high + 1], sigmas[high:]
 
 
 def experts(sigmas: Tensor, boundary: float) -> tuple[Tensor, Tensor]:
-    """The grid as two that share the boundary's node; at 0 the first has it all."""
+    """The two parts of a grid above and below the boundary, which share its node.
+
+    With boundary 0 the first part is the whole grid.
+    """
     above = int((sigmas > sigmas.new_tensor(boundary)).sum())
     cut = min(above, max(len(sigmas) - 1, 0))
     return sigmas[: cut + 1], sigmas[cut:]
 
 
 def saving_report(native: int, sigmas: Tensor, split: float) -> str:
-    """What the grid costs and saves against the ``native`` number of steps, in words."""
+    """The calls of the grid, and those saved of ``native`` steps, as a sentence."""
     if not len(sigmas):
         return "denoise is 0: there is nothing to sample, and the latent passes unchanged."
-    high, low = (len(half) - 1 for half in halves(sigmas, split))
+    high, low = (len(part) - 1 for part in regimes(sigmas, split))
     parts = f"{high} at or above {split:g}, {low} below"
     calls, saved = high + low, native - high - low
     if saved > 0:
@@ -124,7 +124,7 @@ def saving_report(native: int, sigmas: Tensor, split: float) -> str:
 
 
 class SplitGrid(NamedTuple):
-    """A thinned grid, whole and in parts; the order of the nodes' outputs."""
+    """A thinned grid, whole and in parts, in the order of the nodes' outputs."""
 
     sigmas: Tensor
     high: Tensor
@@ -139,11 +139,15 @@ class SplitGrid(NamedTuple):
 def split_grid(
     native: Tensor, thinning: Thinning, boundary: float, lines: tuple[str, ...] = ()
 ) -> SplitGrid:
-    """Thin a grid, give the experts their shares, say what was done."""
+    """Thin a grid, divide it by regime and by expert, and report the calls saved.
+
+    ``lines`` are added to the report. Raises InvalidInput for a split or a boundary out of range,
+    and for settings that ``regime_split`` refuses.
+    """
     require_boundary(boundary)
     require_split(thinning.split)
     sigmas = native
-    # A grid that ends at or above the split, as the first of two parts does, has no low steps.
+    # A grid that ends at or above the split, such as the first of two parts, has no low steps.
     if len(native) and native[-1] < thinning.split:
         sigmas = regime_split(native, *thinning)
     if boundary and len(sigmas):
@@ -157,14 +161,14 @@ def split_grid(
         )
     calls = max(len(sigmas) - 1, 0)
     return SplitGrid(
-        sigmas, *halves(sigmas, thinning.split), calls, "\n".join(report), first, second, native
+        sigmas, *regimes(sigmas, thinning.split), calls, "\n".join(report), first, second, native
     )
 
 
-def keep_what_there_is(native: Tensor, thinning: Thinning) -> tuple[Thinning, tuple[str, ...]]:
-    """No more low steps than the grid has, and a line where that is fewer than asked for."""
-    there = low_count(native, thinning.split)
-    if not 0 < there < thinning.low_steps:
+def limit_low_steps(native: Tensor, thinning: Thinning) -> tuple[Thinning, tuple[str, ...]]:
+    """Reduce low_steps to the number that the grid has, with a line for the report if it is."""
+    count = low_count(native, thinning.split)
+    if not 0 < count < thinning.low_steps:
         return thinning, ()
-    line = f"only {there} steps lie below the split, fewer than {thinning.low_steps}: all are kept."
-    return thinning._replace(low_steps=there), (line,)
+    line = f"only {count} steps lie below the split, fewer than {thinning.low_steps}: all are kept."
+    return thinning._replace(low_steps=count), (line,)

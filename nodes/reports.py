@@ -1,31 +1,30 @@
-"""Pictures to judge by: a time grid and its regimes, and how near one picture is to another."""
+"""Nodes for judging: a picture of a time grid, and a comparison of two batches of pictures."""
 
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .checks import SPLIT, check_grid, check_pair, require_split
-from .grids import BOUNDARY
-from .host import compat, flow
+from . import schema
+from .checks import flow_grid, require_comparable, require_split
+from .host.compat import supported
 from .plots.comparison import choose_gain, report_scores, score, side_by_side
 from .plots.grid import describe_grids, plot_grids
 
-PREVIEWS = 4  # pictures that FidelityReport shows in the graph; its outputs hold all of them
+PREVIEWS = 4
+"""Pictures that Fidelity Report shows at the node; its outputs hold all of them."""
 
 
 class RegimePlot(io.ComfyNode):
-    """A grid and its regimes as an IMAGE."""
+    """A time grid and its regimes as an IMAGE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.known(
+        return supported(
             io.Schema,
             node_id="RegimePlot",
             display_name="Regime Plot",
-            category=flow.CATEGORY,
-            description=(
-                "Draws a time grid: the model's native nodes and those in use, the regime split, "
-                "the boundary between two experts, and the calls saved. Runs no model."
-            ),
+            category=schema.SAMPLING,
+            description="Draws a time grid: the model's native nodes and those in use, the regime "
+            "split, the boundary between two experts, and the calls saved. Runs no model.",
             search_aliases=["stable velocity", "plot sigmas", "schedule picture"],
             is_output_node=True,
             inputs=[
@@ -35,34 +34,16 @@ class RegimePlot(io.ComfyNode):
                 io.Sigmas.Input(
                     "used", tooltip="The grid that is sampled on, as RegimeSplitScheduler makes it."
                 ),
-                compat.known(
-                    io.Float.Input,
-                    "split",
-                    default=SPLIT,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=(
-                        "Noise level between the regimes; 0.85 is the paper's. Use the "
-                        "scheduler's value."
-                    ),
+                schema.split_input(
+                    "Noise level between the regimes; 0.85 is the paper's. Use the scheduler's "
+                    "value."
                 ),
-                compat.known(
-                    io.Float.Input,
-                    "boundary",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.005,
-                    tooltip=BOUNDARY,
-                ),
+                schema.boundary_input(),
             ],
             outputs=[
-                io.Image.Output("PLOT", display_name="plot", tooltip="The picture, 1200 x 720."),
-                io.String.Output(
-                    "REPORT",
-                    display_name="report",
-                    tooltip="Calls saved, and calls by regime and expert, in words.",
+                schema.output(io.Image, "plot", "The picture, 1200 x 720."),
+                schema.output(
+                    io.String, "report", "Calls saved, and calls by regime and expert, as text."
                 ),
             ],
         )
@@ -70,27 +51,25 @@ class RegimePlot(io.ComfyNode):
     @classmethod
     def execute(cls, native: Tensor, used: Tensor, split: float, boundary: float) -> io.NodeOutput:
         require_split(split)
-        native, used = check_grid("native", native), check_grid("used", used)
+        native, used = flow_grid("native", native), flow_grid("used", used)
         plot = plot_grids(native, used, split, boundary)[None]
         report = describe_grids(native, used, split, boundary)
         return io.NodeOutput(plot, report, ui=ui.PreviewImage(plot, cls=cls))
 
 
 class FidelityReport(io.ComfyNode):
-    """How near one IMAGE batch is to another."""
+    """The differences between two IMAGE batches."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.known(
+        return supported(
             io.Schema,
             node_id="FidelityReport",
             display_name="Fidelity Report",
-            category=flow.CATEGORY,
-            description=(
-                "Compares two batches of pictures, pair by pair: PSNR, SSIM, an amplified "
-                "difference picture and a side-by-side. It measures how near the candidate is to "
-                "the reference, not which of them is better."
-            ),
+            category=schema.SAMPLING,
+            description="Compares two batches of pictures, pair by pair: PSNR, SSIM, an amplified "
+            "difference picture and a side-by-side. It measures how near the candidate is to the "
+            "reference, not which of them is better.",
             search_aliases=["stable velocity", "psnr", "ssim", "compare images", "difference"],
             is_output_node=True,
             inputs=[
@@ -99,62 +78,47 @@ class FidelityReport(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "candidate",
-                    tooltip=(
-                        "The pictures to judge: the same seed, prompt, number and size as the "
-                        "reference."
-                    ),
+                    tooltip="The pictures to judge: the same seed, prompt, number and size as the "
+                    "reference.",
                 ),
-                compat.known(
-                    io.Float.Input,
+                schema.number(
                     "amplify",
-                    default=0.0,
-                    min=0.0,
-                    max=256.0,
-                    step=1.0,
-                    tooltip=(
-                        "How many times the difference picture is amplified. 0 chooses the "
-                        "largest power of two at which nothing is clipped, and says it."
-                    ),
+                    0.0,
+                    (0.0, 256.0, 1.0),
+                    "How many times the difference picture is amplified. 0 chooses the largest "
+                    "power of two at which nothing is clipped, and the report states it.",
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    "COMPARISON",
-                    display_name="comparison",
-                    tooltip="Reference, candidate and difference side by side, with the scores.",
+                schema.output(
+                    io.Image,
+                    "comparison",
+                    "Reference, candidate and difference side by side, with the scores.",
                 ),
-                io.Image.Output(
-                    "DIFFERENCE",
-                    display_name="difference",
-                    tooltip="The absolute difference, amplified; black where the two agree.",
+                schema.output(
+                    io.Image,
+                    "difference",
+                    "The absolute difference, amplified; black where the two agree.",
                 ),
-                io.Float.Output(
-                    "PSNR",
-                    display_name="psnr",
-                    tooltip=(
-                        "Of the whole batch, in dB: 20 resembles, 30 is close, 40 is hard to see. "
-                        "Infinite for equal pictures."
-                    ),
+                schema.output(
+                    io.Float,
+                    "psnr",
+                    "Of the whole batch, in dB: 20 resembles, 30 is close, 40 is hard to see. "
+                    "Infinite for equal pictures.",
                 ),
-                io.Float.Output(
-                    "SSIM",
-                    display_name="ssim",
-                    tooltip=(
-                        "Structural similarity, mean over the batch: 1 for equal pictures. Not a "
-                        "number for pictures below 11 pixels a side."
-                    ),
+                schema.output(
+                    io.Float,
+                    "ssim",
+                    "Structural similarity, mean over the batch: 1 for equal pictures. Not a "
+                    "number for pictures below 11 pixels a side.",
                 ),
-                io.String.Output(
-                    "REPORT",
-                    display_name="report",
-                    tooltip="All scores in words; connect Preview Any.",
-                ),
+                schema.output(io.String, "report", "All scores as text; connect Preview Any."),
             ],
         )
 
     @classmethod
     def execute(cls, reference: Tensor, candidate: Tensor, amplify: float) -> io.NodeOutput:
-        check_pair(reference, candidate)
+        require_comparable(reference, candidate)
         scores = score(reference, candidate)
         gain = amplify or choose_gain(scores.largest)
         difference = ((reference - candidate).abs() * gain).clamp(0, 1)

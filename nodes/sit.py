@@ -1,22 +1,25 @@
-"""SiT checkpoints as MODEL, and classes as CONDITIONING."""
+"""Nodes for SiT: checkpoints as MODEL, and classes as CONDITIONING."""
 
-import os
 from typing import Any
 
-import comfy.model_management
 import folder_paths
-import torch
 from comfy_api.latest import io
 
 from ..sv_core.errors import InvalidInput
-from .host import compat, sit_model
+from . import schema
+from .checks import first_complaint
+from .host import files, sit_model
+from .host.compat import supported
 
-CATEGORY = "loaders/stable velocity"
 TIME_DIRECTIONS = {"auto": None, "noise at t=1": 0, "data at t=1": 1}
+"""The choices of SiT Loader, and ``SiTConfig.data_time`` for each; None leaves the file's."""
 
 
 def parse_classes(text: str) -> list[int]:
-    """``3``, ``0, 4, 4`` or ``0-9``, mixed at will -> the classes in that order."""
+    """The classes of a text such as ``3``, ``0, 4, 4`` or ``7, 0-9``, in its order.
+
+    Raises InvalidInput for anything else.
+    """
     classes = []
     for part in text.split(","):
         first, dash, last = (word.strip() for word in part.partition("-"))
@@ -32,167 +35,129 @@ def parse_classes(text: str) -> list[int]:
     return classes
 
 
+def require_checkpoint(name: str) -> None:
+    """Raise InvalidInput when no SiT checkpoint has this name."""
+    files.file_path(sit_model.SIT_FOLDER, name)
+
+
 class SiTLoader(io.ComfyNode):
     """A SiT checkpoint as MODEL and VAE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.known(
+        return supported(
             io.Schema,
             node_id="SiTLoader",
             display_name="SiT Loader",
-            category=CATEGORY,
-            description=(
-                "Loads a SiT, the class-conditional flow transformer that this pack trains, or a "
-                "published SiT or REPA checkpoint, from models/diffusion_models. Sampled with "
-                "ComfyUI's own nodes, like any flow model; one that was trained with MeanFlow also "
-                "in one call, with MeanFlow Sampler."
-            ),
+            category=schema.LOADERS,
+            description="Loads a SiT, the class-conditional flow transformer that this pack "
+            "trains, or a published SiT or REPA checkpoint, from models/diffusion_models. It is "
+            "sampled with ComfyUI's own nodes, like any flow model; if it was trained with "
+            "MeanFlow, also in one call, with MeanFlow Sampler.",
             search_aliases=["sit", "repa", "class conditional", "imagenet", "digits"],
             inputs=[
-                compat.known(
-                    io.Combo.Input,
+                schema.choice(
                     "checkpoint",
-                    options=folder_paths.get_filename_list(sit_model.FOLDER),
-                    tooltip="A SiT's .safetensors (or .pt) file in models/diffusion_models.",
+                    folder_paths.get_filename_list(sit_model.SIT_FOLDER),
+                    "A SiT's .safetensors (or .pt) file in models/diffusion_models.",
                 ),
-                compat.known(
-                    io.Float.Input,
+                schema.number(
                     "shift",
-                    default=3.0,
-                    min=0.01,
-                    max=100.0,
-                    step=0.01,
-                    tooltip=(
-                        "How far the schedules lean towards high noise; 1 is even. A "
-                        "ModelSampling node behind this one overrides it."
-                    ),
+                    3.0,
+                    (0.01, 100.0, 0.01),
+                    "The shift of the schedules: above 1 they have more steps at high noise, at 1 "
+                    "they are even. A ModelSampling node after this one overrides it.",
                 ),
-                compat.known(
-                    io.Combo.Input,
+                schema.choice(
                     "time_direction",
-                    options=list(TIME_DIRECTIONS),
+                    TIME_DIRECTIONS,
+                    "The time convention of the network. auto: as the file states or its shapes "
+                    "suggest. REPA's files and ours have noise at t=1, the SiT paper's files data "
+                    "at t=1. Change it when the pictures are noise.",
                     default="auto",
                     advanced=True,
-                    tooltip=(
-                        "Which way the network counts time. auto: as the file says, or its shape "
-                        "suggests. REPA and our files have noise at t=1, the SiT paper's files "
-                        "data at t=1. Change it when the pictures are noise."
-                    ),
                 ),
             ],
             outputs=[
-                io.Model.Output(
-                    display_name="model",
-                    tooltip="For samplers, schedulers and ModelSampling nodes.",
+                schema.output(
+                    io.Model, "model", "Connect to samplers, schedulers and ModelSampling nodes."
                 ),
-                io.Vae.Output(
-                    display_name="vae",
-                    tooltip=(
-                        "For VAE Decode and VAE Encode, when the model makes pixels. Models in the "
-                        "Stable Diffusion VAE's latents need that VAE, from Load VAE."
-                    ),
+                schema.output(
+                    io.Vae,
+                    "vae",
+                    "For VAE Decode and VAE Encode, when the model makes pixels. Models in the "
+                    "Stable Diffusion VAE's latents need that VAE, from Load VAE.",
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
-        """Says so before anything runs; what comes through a link is None here."""
-        try:
-            if checkpoint is not None:
-                sit_model.file_path(sit_model.FOLDER, checkpoint)
-        except InvalidInput as e:
-            return str(e)
-        return True
+        return first_complaint((require_checkpoint, checkpoint))
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, **settings: Any) -> int:
-        """A file that was trained further is loaded again, though its name is the same."""
-        path = checkpoint and folder_paths.get_full_path(sit_model.FOLDER, checkpoint)
-        return os.stat(path).st_mtime_ns if path else 0
+        return files.model_modification_time(sit_model.SIT_FOLDER, checkpoint)
 
     @classmethod
     def execute(cls, checkpoint: str, shift: float, time_direction: str) -> io.NodeOutput:
         model = sit_model.load_sit(checkpoint, shift, TIME_DIRECTIONS[time_direction])
-        return io.NodeOutput(model, sit_model.image_codec(model))
+        return io.NodeOutput(model, sit_model.vae_of(model))
 
 
 class SiTClassCondition(io.ComfyNode):
-    """Classes as CONDITIONING, and a latent that fits them."""
+    """Classes as CONDITIONING, and an empty latent with one entry for each picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.known(
+        return supported(
             io.Schema,
             node_id="SiTClassCondition",
             display_name="SiT Class Condition",
-            category="conditioning/stable velocity",
-            description=(
-                "Says which classes a SiT should make, one picture each, and gives the empty "
-                "latent of the right size for them."
-            ),
+            category=schema.CONDITIONING,
+            description="Selects the classes of which a SiT makes pictures, one picture each, and "
+            "gives an empty latent of the right size for them.",
             search_aliases=["sit", "class label", "imagenet class", "digits"],
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL of SiT Loader."),
-                compat.known(
-                    io.String.Input,
+                schema.text(
                     "classes",
-                    default="0-9",
-                    tooltip=(
-                        "Numbers and ranges: 3, or 0,4,7, or 0-9. One picture per class, in this "
-                        "order; with another latent the list is repeated or cut to its batch."
-                    ),
+                    "0-9",
+                    "Numbers and ranges: 3, or 0,4,7, or 0-9. One picture per class, in this "
+                    "order; with another latent the list is repeated or cut to its batch.",
                 ),
-                compat.known(
-                    io.Int.Input,
+                schema.number(
                     "copies",
-                    default=1,
-                    min=1,
-                    max=4096,
-                    tooltip="Pictures per class: the list of classes is gone through this often.",
+                    1,
+                    (1, 4096),
+                    "Pictures per class: the whole list of classes is repeated this many times.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(
-                    "POSITIVE", display_name="positive", tooltip="The classes, for positive."
+                schema.output(io.Conditioning, "positive", "The classes, for positive."),
+                schema.output(
+                    io.Conditioning,
+                    "negative",
+                    "No class, for negative: what guidance (cfg above 1) moves away from.",
                 ),
-                io.Conditioning.Output(
-                    "NEGATIVE",
-                    display_name="negative",
-                    tooltip="No class, for negative: what guidance (cfg above 1) moves away from.",
-                ),
-                io.Latent.Output(
-                    "LATENT",
-                    display_name="latent",
-                    tooltip="An empty latent of the model's size, one entry for every picture.",
+                schema.output(
+                    io.Latent,
+                    "latent",
+                    "An empty latent of the model's size, one entry for every picture.",
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, classes: str | None = None) -> bool | str:
-        """Says what is wrong before anything runs; what comes through a link is None here."""
-        try:
-            if classes is not None:
-                parse_classes(classes)
-        except InvalidInput as e:
-            return str(e)
-        return True
+        return first_complaint((parse_classes, classes))
 
     @classmethod
     def execute(cls, model: Any, classes: str, copies: int) -> io.NodeOutput:
-        wanted, config = parse_classes(classes), sit_model.require_sit(model).config
-        sit_model.require_classes(wanted, config.num_classes)
-        latent = torch.zeros(
-            len(wanted) * copies,
-            config.in_channels,
-            config.input_size,
-            config.input_size,
-            device=comfy.model_management.intermediate_device(),
-        )
+        wanted, sit = parse_classes(classes), sit_model.require_sit(model)
+        sit_model.require_classes(wanted, sit.config.num_classes)
         return io.NodeOutput(
             sit_model.conditioning_from_classes(wanted),
             sit_model.conditioning_from_classes(None),
-            {"samples": latent},
+            {"samples": sit_model.empty_latent(sit, len(wanted) * copies)},
         )

@@ -1,4 +1,4 @@
-"""Representation alignment: draw a block's tokens towards the features of a frozen encoder.
+"""Representation alignment: train a block's tokens to match the features of a frozen encoder.
 
 The loss is ``alignment_loss([(projector(h), z)], w)`` with h the tokens that ``capture`` took from
 a block during the forward pass, z the encoder's patch features of the clean image on the same
@@ -32,7 +32,7 @@ def cosine_distance(h: Tensor, z: Tensor) -> Tensor:
 def spatial_normalize(z: Tensor, gamma: float = 0.6) -> Tensor:
     """(z - gamma mean z) / (std z + 1e-6), over the tokens of each image: (b, n, d) -> same.
 
-    Takes out what all patches share, so that the layout is what is left to learn. [iREPA]
+    Removes most of what all patches share, so that the layout remains to be learnt. [iREPA]
     """
     z = z - gamma * z.mean(1, keepdim=True)
     # A channel that is constant over the image has std 0.
@@ -53,7 +53,7 @@ class Projector(nn.Sequential):
 
 
 class ConvProjector(nn.Module):
-    """The same with each token's eight neighbours: one 3x3 convolution. [iREPA]
+    """A projector that also sees each token's eight neighbours: one 3x3 convolution. [iREPA]
 
     (b, n, d_in) -> (b, n, d_out); the n tokens are a square grid in row-major order.
     """
@@ -76,15 +76,15 @@ PROJECTORS = {"mlp": Projector, "conv": ConvProjector}
 def capture(
     module: nn.Module, part: int | None = None, tokens: slice = slice(None)
 ) -> Iterator[list[Tensor]]:
-    """Keep what ``module`` returns while the context lasts: one tensor per call, in the list.
+    """Context manager: append the output of each call of ``module`` to the list that it yields.
 
-    ``part`` picks one output of a module that returns several; ``tokens`` a slice of dimension 1,
-    for streams that carry text or registers beside the image. The tensors are part of the
-    graph, so that a loss on them trains everything up to this module; they are copies, because some
-    models add to the residual stream in place.
+    ``part`` selects one output of a module that returns several; ``tokens`` is a slice of dimension
+    1, for streams that hold text or registers beside the image. The tensors are part of the graph,
+    so that a loss on them trains everything up to this module; they are copies, because some models
+    add to the residual stream in place.
 
     With gradient checkpointing use its non-reentrant form: the reentrant one runs the forward pass
-    without a graph. Raises TypeError when what is picked is not a tensor.
+    without a graph. Raises TypeError when the selected output is not a tensor.
     """
     captured: list[Tensor] = []
 
@@ -93,7 +93,7 @@ def capture(
         if not isinstance(h, Tensor):
             raise TypeError(
                 f"{type(module).__name__} returns a {type(h).__name__}, not a tensor: "
-                "say with `part` which of its outputs to align"
+                "select one of its outputs with `part`"
             )
         captured.append(h[:, tokens].clone())
 
@@ -108,7 +108,7 @@ def alignment_loss(pairs: Sequence[tuple[Tensor, Tensor]], w: Tensor) -> Tensor:
     """sum_i w_i l_i / sum_i w_i, l_i the mean of ``cosine_distance`` over the encoders. -> scalar
 
     ``pairs`` holds (projected tokens, features) per encoder, each (b, n, d) with its own n and d;
-    w (b,) is w(t), and where all of it vanishes (sum below 1e-8) there is no loss and no gradient.
+    w (b,) is w(t); if its sum is below 1e-8, the loss and its gradient are 0.
     """
     distance = torch.stack([cosine_distance(h, z) for h, z in pairs]).mean(0)
     return weighted_mean(distance, w)

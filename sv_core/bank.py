@@ -30,7 +30,7 @@ class MemoryBank:
         return self.items.shape[1]
 
     def add(self, x: Tensor, keys: Tensor) -> None:
-        """Store x (b, *shape) under keys (b,), the oldest item of a full key giving way.
+        """Store x (b, *shape) under keys (b,), in place of the oldest items where a key is full.
 
         Raises InvalidInput when one key receives more items at once than it can hold.
         """
@@ -57,7 +57,7 @@ class MemoryBank:
     def refs(self, key: int) -> Tensor:
         """The items of a key, (m, *shape), as a view in no particular order.
 
-        Raises ValueError for a key that has none: its mean would be made up.
+        Raises ValueError for a key without items, over which there is no mean.
         """
         count = self.count(key)
         if count == 0:
@@ -65,7 +65,7 @@ class MemoryBank:
         return self.items[key, :count]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything needed to go on exactly where it was."""
+        """What is needed to continue exactly from this point."""
         return {"items": self.items, "total": self.total}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

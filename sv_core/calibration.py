@@ -1,4 +1,4 @@
-"""Which calls a model needs, from inner products of recorded runs, by dynamic programming."""
+"""The calls that a model needs, from inner products of recorded runs, by dynamic programming."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from .solvers import lagrange_weights
 
 
 class Recorder:
-    """The inner products of a run's velocities: pass it as a sampler's callback.
+    """A sampler's callback that takes the inner products of a run's velocities.
 
-    Keeps the run's velocities in float16 in main memory while it lives, on no GPU (30 calls of a
-    16 x 128 x 128 latent: 16 MB); every product is taken in float64, block by block. On a path
-    other than the linear one u of ``StraightPath`` stands for v.
+    It keeps the velocities in float16 in main memory (30 calls of a 16 x 128 x 128 latent: 16 MB),
+    and takes every product in float64, block by block. On a path other than the linear one, u of
+    ``StraightPath`` stands for v.
     """
 
     BLOCK = 1 << 18
@@ -29,7 +29,7 @@ class Recorder:
         self._rows: list[np.ndarray] = []
 
     def __call__(self, k: int, x: Tensor, v: Tensor, t: Tensor) -> None:
-        """One call: state and velocity at node k."""
+        """Record a call: state x and velocity v at node k."""
         new = self._path.velocity(x, v.detach(), k)
         new = new.reshape(len(new), -1).to("cpu", torch.float16)
         self._velocities.append(new)
@@ -43,7 +43,7 @@ class Recorder:
         self._rows.append(row.numpy())
 
     def grams(self) -> np.ndarray:
-        """(b, calls, calls): <v_i, v_j> of each sample of the batch."""
+        """<v_i, v_j> of each sample of the batch: (b, calls, calls)."""
         calls = len(self._rows)
         grams = np.zeros((len(self._rows[0]), calls, calls))
         for i, row in enumerate(self._rows):
@@ -51,12 +51,12 @@ class Recorder:
         return grams
 
     def gram(self) -> np.ndarray:
-        """(calls, calls): the same over all numbers of the batch."""
+        """<v_i, v_j> over the whole batch: (calls, calls)."""
         return self.grams().sum(0)
 
 
 def fill_gaps(gram: np.ndarray, nodes: Sequence[int], ts: Sequence[float]) -> np.ndarray:
-    """Inner products at every node of the grid, from a run that called at some.
+    """Inner products at every node of the grid, from a run that called the model at some of them.
 
     A skipped node's velocity is the polynomial through the two calls to either side (fewer at the
     ends). gram (calls, calls), ts (n+1,) -> (n, n).
@@ -75,10 +75,11 @@ def fill_gaps(gram: np.ndarray, nodes: Sequence[int], ts: Sequence[float]) -> np
 
 
 def _block_errors(v: np.ndarray, t: np.ndarray, i: int | None, j: int) -> tuple[np.ndarray, ...]:
-    """Squared errors of x after a block from call j; i is the call before (None: there was none).
+    """Squared errors of x after a block that begins at call j; i is the call before it, or None.
 
-    v (n, r) coordinates of the velocities, t (n+1,). Returns what Euler steps make of the predicted
-    velocities, (n - j,), for ends j+1 .. n, and of the corrected ones, for ends j+1 .. n-1.
+    v (n, r) are coordinates of the velocities, t (n+1,). Returns the errors of Euler steps on the
+    predicted velocities, (n - j,), for ends j+1 .. n, and on the corrected ones, for ends
+    j+1 .. n-1.
     """
     steps = len(v)
     inner = np.arange(j + 1, steps)
@@ -100,10 +101,11 @@ def _block_errors(v: np.ndarray, t: np.ndarray, i: int | None, j: int) -> tuple[
 
 
 def _costs(gram: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """cost[i, j, k] of the block from call j to call or end k after call i; first[k] from 0 to k.
+    """Costs of blocks: cost[i, j, k] from call j to the call or end k, with call i before j.
 
-    Squared error of the corrected block + 0.3 x that of the predicted one, which the network sees;
-    the last block is never corrected.
+    first[k] is that of the first block, from 0 to k. A cost is the squared error of the corrected
+    block + 0.3 x that of the predicted one, at whose end the network is called; the last block is
+    never corrected.
     """
     steps = len(gram)
     values, vectors = np.linalg.eigh(gram)
@@ -123,12 +125,12 @@ def _costs(gram: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def calibrate(gram: np.ndarray, ts: Sequence[float], calls: int, prior: float = 0.0) -> list[int]:
-    """The ``calls`` nodes at which a forecast would have been nearest to the recorded runs.
+    """The ``calls`` nodes with which a forecast comes nearest to the recorded runs.
 
     Dynamic programming over pairs of calls. gram (n, n): inner products of the velocities at all
     nodes, summed over runs; ts (n+1,) in the linear path's time. ``prior`` keeps the blocks near
     the early rule's: prior x (share of its density in a block x (calls - 1))^6 / calls is added to
-    the cost, whose unit is what the density rule would have cost.
+    the cost, in units of the auto rule's cost.
 
     Raises InvalidInput for fewer than two calls.
     """
@@ -141,7 +143,7 @@ def calibrate(gram: np.ndarray, ts: Sequence[float], calls: int, prior: float = 
     unit = first[usual[1]] + sum(
         cost[i, j, k] for i, j, k in zip(usual[:-1], usual[1:], ends, strict=True)
     )
-    if unit <= 1e-12 * gram.trace():  # nothing to improve on, only round-off
+    if unit <= 1e-12 * gram.trace():  # the velocity is a line: only rounding errors are left
         return usual
     share = density(t, calls, EARLY)
     crowd = (np.maximum(share[None, :] - share[:, None], 0) * (calls - 1)) ** 6 * (prior / calls)
@@ -165,8 +167,8 @@ def calibrate(gram: np.ndarray, ts: Sequence[float], calls: int, prior: float = 
 def self_calibrate(
     gram: np.ndarray, nodes: Sequence[int], ts: Sequence[float], calls: int
 ) -> list[int]:
-    """The next picture's calls, from the inner products of those that a forecast run has made.
+    """The calls for the next pictures of a queue, from the recorded forecast of the first one.
 
-    gram and nodes: a ``Recorder``'s after the queue's first picture, best run by the early rule.
+    gram and nodes are those of its ``Recorder``; the early rule is best for the first picture.
     """
     return calibrate(fill_gaps(gram, list(nodes), ts), ts, calls, prior=0.03)

@@ -1,7 +1,7 @@
-"""At which nodes of a grid to call the network, when not at all of them.
+"""Rules for the nodes of a grid at which the network is called.
 
 ``ts`` here is a grid in the linear path's time: n + 1 descending values, the last one where the run
-ends. A rule returns node indices: the first is 0, they ascend, all are below n.
+ends. A rule returns indices of nodes: they ascend from 0 and are below n.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,27 +11,27 @@ import numpy as np
 from .errors import InvalidInput
 
 HIGH = 0.85
-"""From here up to noise the modes are decided."""
+"""The mode that a sample belongs to is decided at times above this."""
 TERMINAL = 0.03
-"""Below this a last call changes next to nothing any more."""
+"""A call at a time below this changes the result very little."""
 
 EARLY = 4.0
-"""``early`` of ``density`` for flows that decide early."""
+"""The weight ``early`` of ``density`` in ``early_rule``."""
 
 Rule = Callable[[np.ndarray, int], list[int]]
 
 
 def _last(ts: np.ndarray) -> int:
-    """The last node worth a call; grids that lie wholly in the terminal range use all of theirs."""
+    """The last node with a time of at least TERMINAL; the grid's last one if there is none."""
     worth = np.flatnonzero(ts[:-1] >= TERMINAL)
     return int(worth[-1]) if len(worth) else len(ts) - 2
 
 
 def density(ts: np.ndarray, calls: int, early: float = 0.0) -> np.ndarray:
-    """Share of the calls that belongs before each node: (n+1,), from 0 to 1 at the last call.
+    """The share of the calls to make before each node: (n+1,), from 0 to 1 at the last call.
 
     Interval i weighs (t_i - t_{i+1}) (1 + clip((t_mid - .6) / .3, 0, 1)), normalised; a fifth of
-    the total is spread evenly; none exceeds total / (calls - 1), so that no call is wasted.
+    the total is spread evenly; none exceeds total / (calls - 1), which is one call's share.
     ``early`` adds early x clip((t_mid - .8) / .2, 0, 1)^2 to the factor.
     """
     last = _last(ts)
@@ -46,6 +46,7 @@ def density(ts: np.ndarray, calls: int, early: float = 0.0) -> np.ndarray:
 
 
 def _quantiles(share: np.ndarray, last: int, calls: int) -> list[int]:
+    """The nodes nearest to equal quantiles of ``share``, each of them once."""
     if calls > last:
         return list(range(calls))
     nodes: list[int] = []
@@ -66,10 +67,11 @@ def density_rule(ts: np.ndarray, calls: int) -> list[int]:
 
 
 def early_rule(ts: np.ndarray, calls: int) -> list[int]:
-    """``density_rule`` with up to five times the density near t = 1, for early decisions.
+    """``density_rule`` with up to five times the density near t = 1.
 
-    Fewer flipped modes and a better worst case at the same calls, less fidelity where nothing is
-    decided early. Shift 3, 30 steps, 12 calls: 0 2 4 7 10 13 16 19 23 25 27 29.
+    For flows whose modes are decided early: at equal calls fewer samples change their mode, and the
+    worst case is better; flows without early decisions lose some fidelity. Shift 3, 30 steps, 12
+    calls: 0 2 4 7 10 13 16 19 23 25 27 29.
     """
     return _quantiles(density(ts, calls, EARLY), _last(ts), calls)
 
@@ -77,8 +79,8 @@ def early_rule(ts: np.ndarray, calls: int) -> list[int]:
 def auto_rule(ts: np.ndarray, calls: int) -> list[int]:
     """``early_rule`` from 12 calls on, ``density_rule`` below.
 
-    With 12 calls there is room to decide modes as the full grid does; with fewer, what that costs
-    the rest of the grid is more than it saves on average (benchmarks/RESULTS.md).
+    With 12 calls samples fall into the same modes as on the full grid; with fewer, the calls that
+    this takes are missed more in the rest of the grid (benchmarks/RESULTS.md).
     """
     return early_rule(ts, calls) if calls >= 12 else density_rule(ts, calls)
 
@@ -87,8 +89,8 @@ def guarded_rule(ts: np.ndarray, calls: int) -> list[int]:
     """Nodes 0, 1 and every second while t >= .85, then ever closer: L (1 - (1 - u)^1.3).
 
     For flows whose modes are decided at high noise. SD3.5's 30-step grid, 14 calls:
-    0 1 2 4 6 8 10 11 15 18 21 24 26 28. Raises InvalidInput when the guards leave fewer than two
-    calls for the rest of the grid.
+    0 1 2 4 6 8 10 11 15 18 21 24 26 28. Raises InvalidInput when fewer than two calls are left for
+    the nodes below .85.
     """
     last, high = _last(ts), int((ts[:-1] >= HIGH).sum())
     head = [0, 1, *range(2, high, 2)]
@@ -102,12 +104,12 @@ def guarded_rule(ts: np.ndarray, calls: int) -> list[int]:
         )
     u = np.linspace(0, 1, low)
     tail = first + np.round((room - 1) * (1 - (1 - u) ** 1.3)).astype(int)
-    # Towards the end the profile is denser than the grid: no node twice.
+    # Towards the end the profile is denser than the grid; no node may occur twice.
     return head + np.minimum(tail, np.arange(last + 1 - low, last + 1)).tolist()
 
 
 def safe_rule(ts: np.ndarray, calls: int) -> list[int]:
-    """Every node with t >= .85 and six below, placed by ``density_rule``; ``calls`` is not used.
+    """Every node with t >= .85, and six below by ``density_rule``, whatever ``calls`` is.
 
     For flows whose modes are decided at many noise levels.
     """
@@ -117,7 +119,7 @@ def safe_rule(ts: np.ndarray, calls: int) -> list[int]:
     return [*range(high), *(high + i for i in tail)]
 
 
-RULES: dict[str, Rule] = {
+CALL_RULES: dict[str, Rule] = {
     "auto": auto_rule,
     "density": density_rule,
     "early": early_rule,
@@ -127,18 +129,18 @@ RULES: dict[str, Rule] = {
 
 
 def call_nodes(ts: Sequence[float] | np.ndarray, calls: int, rule: str = "auto") -> list[int]:
-    """The nodes at which to call, by a rule's name; ``calls`` of them, or all of a shorter grid.
+    """The nodes at which to call by a named rule: ``calls`` of them, or all of a shorter grid.
 
     Raises InvalidInput for an unknown rule, fewer than two calls, and a rule that needs more.
     """
-    if rule not in RULES:
-        raise InvalidInput(f"unknown rule {rule!r} (have: {', '.join(RULES)})")
+    if rule not in CALL_RULES:
+        raise InvalidInput(f"unknown rule {rule!r} (have: {', '.join(CALL_RULES)})")
     if calls < 2:
         raise InvalidInput(f"calls must be at least 2, got {calls}")
     steps = len(ts) - 1
     if calls >= steps:
         return list(range(steps))
-    nodes = RULES[rule](np.asarray(ts, dtype=np.float64), calls)
+    nodes = CALL_RULES[rule](np.asarray(ts, dtype=np.float64), calls)
     if rule != "safe" and len(nodes) < calls:
         spare = [i for i in range(steps) if i not in nodes]
         nodes = sorted([*nodes, *spare[: calls - len(nodes)]])
@@ -148,14 +150,15 @@ def call_nodes(ts: Sequence[float] | np.ndarray, calls: int, rule: str = "auto")
 def adaptive_block(
     ts: Sequence[float], called: Sequence[int], curvature: float | None, tolerance: float
 ) -> int:
-    """How many nodes to the next call, from what the last ones showed.
+    """The number of steps to the next call of mode adaptive, from the last velocity's curvature.
 
-    called: the calls so far, newest first. curvature: rms(v - linear forecast) / rms(v) divided by
-    (t0 - t)(t1 - t), t0 and t1 the two calls before; None when there were fewer.
+    called: the nodes called so far, newest first. curvature: rms(v - linear forecast) / rms(v) /
+    ((t0 - t)(t1 - t)), with t0 and t1 the times of the two calls before; None with fewer calls.
 
-    The longest block h with curvature (h^3 / 3 + h^2 h_prev / 2) <= tolerance, at most twice the
-    one before and six nodes; two nodes while t >= .85; to below .3 no further than half of t;
-    a call at or below .12 before the end. The first two blocks are single steps.
+    The longest block h with curvature (h^3 / 3 + h^2 h_prev / 2) <= tolerance, of at most six steps
+    (two at t >= .85) and twice the previous block. A block of several steps that ends below .3
+    reaches at most to t / 2, and one that ends the run begins at or below .12. The first two blocks
+    are single steps.
     """
     steps, k = len(ts) - 1, called[0]
     if curvature is None:

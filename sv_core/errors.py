@@ -1,19 +1,19 @@
-"""What a person can mend is told apart from a defect here: by the class of the exception.
+"""The exceptions for mistakes that the user can correct; all others are defects of this project.
 
-sv_core is loaded under two names in one process (the pack's, and its own for the trainer), each
-with classes of its own: whoever catches these does it on the side that raises them.
+In one process sv_core may be loaded twice (as a part of the pack, and for the trainer), with
+different classes: catch these exceptions in the package that raises them.
 """
 
 
 class InvalidInput(ValueError):
-    """What a person asked for or gave cannot be used: one sentence, with what to do about it.
+    """A setting or an input that cannot be used: one sentence with what is wrong and what to do.
 
-    Any other exception is a defect of ours, a plain ValueError of a library included.
+    Any other exception is a defect of ours, including a plain ValueError from a library.
     """
 
 
 class Unavailable(InvalidInput, OSError):
-    """A disk, a file or another process failed, also in one sentence.
+    """A disk, a file or another process has failed; also one sentence.
 
-    One process of several may see it alone, so each of them reports it.
+    Of several processes only some may be affected, so each of them reports it.
     """

@@ -1,6 +1,6 @@
 """The path from data to noise, and every conversion between x0, eps, v and x_t.
 
-The only file that knows what alpha and sigma are.
+The only file that defines alpha and sigma.
 """
 
 import math
@@ -14,7 +14,7 @@ TimeFn = Callable[[Tensor], Tensor]
 
 
 def match_dims(t: Tensor, x: Tensor) -> Tensor:
-    """View per-sample times (b,) so that they broadcast against x (b, ...); 0-d times pass."""
+    """View per-sample times (b,) so that they broadcast against x (b, ...), or 0-d ones."""
     return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
 
 
@@ -61,10 +61,10 @@ class Interpolant:
         return (a * v - da * x_t) / (a * ds - s * da)
 
     def combine(self, x_t: Tensor, v: Tensor, t: Tensor, of_x0: Tensor, of_eps: Tensor) -> Tensor:
-        """of_x0 x0^ + of_eps eps^, the two estimates as above, without making either.
+        """of_x0 x0^ + of_eps eps^ with the estimates above, computed from x_t and v directly.
 
-        One combination of x_t and v: two tensors of their size at most. The factors are
-        broadcastable. Linear, with 1 - r and r: x_t + (r - t) v.
+        Allocates at most two tensors of their size. The factors are broadcastable. Linear, with
+        1 - r and r: x_t + (r - t) v.
         """
         a, s, da, ds = self.coefficients(t, x_t)
         determinant = a * ds - s * da
@@ -79,7 +79,7 @@ class Interpolant:
 
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha / sigma): +inf at t = 0, -inf at t = 1."""
-        # In float32 cos(pi/2) is -4e-8, whose logarithm is no number.
+        # In float32 cos(pi/2) is -4e-8, whose logarithm is nan.
         return torch.log(self.alpha(t).clamp_min(0)) - torch.log(self.sigma(t))
 
 

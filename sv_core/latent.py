@@ -1,4 +1,4 @@
-"""What a network's numbers mean outside it: the affine map between latents and model space."""
+"""The affine map between latents and the values that a network works with."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,8 @@ from .errors import InvalidInput
 class LatentSpec:
     """model = (latent - shift) * scale. ``downscale``: image pixels per latent cell, each way.
 
-    ``kind`` is what files call them: ``pixels`` (an image in [0, 1]), or an alias of the family
-    whose VAE makes them.
-    ``scale`` and ``shift`` are one number, or one for each channel.
+    ``kind`` is ``pixels`` (an image in [0, 1]) or an alias of the family whose VAE makes them, as
+    files name it. ``scale`` and ``shift`` are one number, or one for each channel.
     """
 
     kind: str
@@ -24,15 +23,15 @@ class LatentSpec:
     downscale: int
 
     def __post_init__(self) -> None:
-        """Lists, as JSON has them, become tuples. Raises InvalidInput for another length."""
+        """Turn the lists of JSON into tuples. Raises InvalidInput for a wrong number of values."""
         for name in ("scale", "shift"):
             value = getattr(self, name)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, name, tuple(value))
                 if len(value) != self.channels:
                     raise InvalidInput(
-                        f"the latents have {self.channels} channels, but {len(value)} numbers say "
-                        f"their {name}"
+                        f"the latents have {self.channels} channels, but their {name} has "
+                        f"{len(value)} numbers: give one number, or one for each channel"
                     )
 
     def to_model(self, latent: Tensor) -> Tensor:
@@ -40,7 +39,7 @@ class LatentSpec:
         return (latent - _along(self.shift, latent)) * _along(self.scale, latent)
 
     def std_to_model(self, std: Tensor) -> Tensor:
-        """std * scale, of (b, c, ...): a standard deviation, which no shift changes."""
+        """std * scale, for standard deviations (b, c, ...), which a shift does not change."""
         return std * _along(self.scale, std)
 
     def from_model(self, x: Tensor) -> Tensor:
@@ -49,7 +48,7 @@ class LatentSpec:
 
 
 def _along(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
-    """A number as it is; one for each channel as (c, 1, ...), which broadcasts over (b, c, ...)."""
+    """A single number unchanged; one for each channel as (c, 1, ...), to broadcast to ``like``."""
     if not isinstance(value, tuple):
         return value
     return torch.tensor(value, dtype=like.dtype, device=like.device).view(
@@ -58,7 +57,7 @@ def _along(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
 
 
 def pixels(channels: int) -> LatentSpec:
-    """Images in [0, 1] as they are; the network sees [-1, 1]."""
+    """Images in [0, 1], without a VAE; the network works with [-1, 1]."""
     return LatentSpec("pixels", channels, scale=2.0, shift=0.5, downscale=1)
 
 
@@ -67,7 +66,7 @@ SD_VAE = LatentSpec("sd", 4, scale=0.18215, shift=0.0, downscale=8)
 
 
 def alike(a: LatentSpec, b: LatentSpec) -> bool:
-    """Whether two mean the same latents, up to the rounding of numbers read off a network."""
+    """Whether two are the same up to rounding, such as that of statistics measured on a network."""
 
     def numbers(value: float | tuple[float, ...]) -> Tensor:
         values = value if isinstance(value, tuple) else (value,) * a.channels
@@ -80,6 +79,6 @@ def alike(a: LatentSpec, b: LatentSpec) -> bool:
 
 
 def describe(latent: LatentSpec) -> str:
-    """A latent's kind in words."""
+    """The kind, channels and scale as text, for messages."""
     scale = "of each channel's own" if isinstance(latent.scale, tuple) else f"{latent.scale:g}"
     return f"{latent.kind} latents of {latent.channels} channels (scale {scale})"

@@ -36,7 +36,7 @@ def exact_derivative(
     Attention runs in PyTorch's math kernel, the one that has a forward-mode derivative. Raises
     RuntimeError when another operation of u has none.
     """
-    # Forward mode writes to memory laid out as its inputs: an expanded one has too little.
+    # Forward mode writes to memory laid out like its inputs, and that of an expanded one overlaps.
     x, r, t = x.contiguous(), r.contiguous(), t.contiguous()
     tangents = (dx.to(x), torch.zeros_like(r), torch.full_like(t, dt))
     with sdpa_kernel(SDPBackend.MATH):
@@ -49,9 +49,9 @@ def difference_derivative(
 ) -> Tensor:
     """(u(x + h dx, r, t + h dt) - u(x - h dx, r, t - h dt)) / 2h: two passes, any kernel.
 
-    In float32 without autocast, for in half precision the difference is nothing but rounding; h is
-    near the cube root of float32's precision, where truncation and rounding err alike. u is asked
-    up to h outside of r <= t <= 1.
+    In float32 without autocast, because in half precision rounding would exceed the difference. h
+    is near the cube root of float32's precision, where truncation and rounding errors are alike. u
+    is evaluated up to h outside of r <= t <= 1.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     x, r, t, dx = (a.to(dtype) for a in (x, r, t, dx))
@@ -67,7 +67,7 @@ def available_derivative(
     """``exact_derivative`` where u has one, else ``difference_derivative`` and a RuntimeWarning."""
     try:
         return exact_derivative(u, x, r, t, dx, dt)
-    except RuntimeError as e:  # operations say it in several ways; a real fault will recur below
+    except RuntimeError as e:  # messages differ between operations; a real fault recurs below
         warnings.warn(
             "MeanFlow's derivative is a central difference in float32, about 1e-4 from exact, "
             f"because the exact one failed: {str(e).splitlines()[0]}",
@@ -78,7 +78,7 @@ def available_derivative(
 
 
 CAP = 0.5
-"""The largest beta that ``auto`` takes: images do worse beyond it. [arXiv 2605.09235, FID]"""
+"""The largest beta of ``auto``: above it the FID of images rises. [arXiv 2605.09235]"""
 
 DERIVATIVES: dict[str, Derivative] = {
     "exact": exact_derivative,
@@ -103,16 +103,16 @@ def mean_velocity_target(
     x_t, v, v_hat (b, ...), r <= t (b,) -> (b, ...), without a graph. v is the conditional velocity
     or the stable one (``targets``), the latter in target and tangent alike. v_hat estimates the
     marginal velocity, u_EMA(x_t, t, t); only the tangent is mixed with it. beta = 0 is MeanFlow; at
-    1 the derivative is free of the sample's noise but trusts v_hat wholly.
+    1 the derivative is free of the sample's noise but has the full error of v_hat.
 
-    Rows with r = t have the target v: leave them out of the call to save their derivative.
+    For rows with r = t the target is v: leave them out of the call to save their derivative.
     """
     tangent = v if v_hat is None else (1 - beta) * v + beta * v_hat
     return (v - match_dims(t - r, v) * derivative(u, x_t, r, t, tangent, 1.0)).detach()
 
 
 def optimal_beta(kappa: float, noise: float, bias: float) -> float:
-    """The beta of least target error for J = kappa I. [arXiv 2605.09235]
+    """The beta with the smallest error of the target when J = kappa I. [arXiv 2605.09235]
 
     kappa / (kappa + 1) * noise / (noise + bias) with noise = s^2 d = E|v'|^2 and
     bias = |b|^2 = |v_hat - v|^2; 0 for kappa <= 0, where mixing only adds noise.
@@ -133,11 +133,11 @@ def control_coefficient(
     """The signed estimate of the best beta from one batch, 0-d in [0, 1]; ours.
 
     beta = 1 - sum <v', w> / sum |w|^2 with v' = v - v_hat and w = (t - r) du/dx v', the noise that
-    the tangent brings in: it minimises |v' - (1 - beta) w|^2. Unlike Tr(J J^T) it knows the sign of
-    kappa, and a trained flow map has kappa < 0, where the answer is 0.
+    enters by the tangent: it minimises |v' - (1 - beta) w|^2. Unlike Tr(J J^T) it depends on the
+    sign of kappa; a trained flow map has kappa < 0, where beta is 0.
 
-    0 also for sum <v', w> <= 0 (kappa < -1, a map that expands): the noise alone would then ask
-    for beta >= 1, an answer that rests on v_hat having no error at all.
+    It is 0 also for sum <v', w> <= 0 (kappa < -1, a map that expands): the estimate would then be
+    beta >= 1, which is right only if v_hat has no error at all.
     """
     noise = v - v_hat
     w = match_dims(t - r, v) * derivative(u, x_t, r, t, noise, 0.0)
@@ -168,8 +168,8 @@ def hutchinson_trace(
 def trace_weight(trace: Tensor, t: Tensor) -> Tensor:
     """1 / (1 + t^4 Tr(J J^T)/d): less weight where the target is noisy. [arXiv 2605.09235]
 
-    ``trace`` is ``hutchinson_trace``'s. Not together with ``adaptive_weight``, which counts the
-    same noise again.
+    ``trace`` is that of ``hutchinson_trace``. Not to be combined with ``adaptive_weight``, which
+    compensates for the same noise.
     """
     return 1 / (1 + t**4 * trace)
 
@@ -177,7 +177,7 @@ def trace_weight(trace: Tensor, t: Tensor) -> Tensor:
 def adaptive_weight(error: Tensor, power: float = 1.0) -> Tensor:
     """1 / (error + 0.01)^p of each sample's own squared error, without a graph: (b,) -> (b,).
 
-    p = 1 makes every sample's pull alike; 0.01 bounds it where the error vanishes. [MeanFlow]
+    With p = 1 all samples contribute alike to the gradient; 0.01 bounds the weight. [MeanFlow]
     """
     return (error.detach() + 0.01) ** -power
 
@@ -187,8 +187,8 @@ def anchor_error(
 ) -> Tensor:
     """|u(x_t, t - delta, t) - v|^2, a mean over elements: (b,), with a graph.
 
-    Flow matching next to the diagonal: what holds v_hat in place when beta > 0. [arXiv 2605.09235,
-    added with weight 0.1]
+    Flow matching next to the diagonal r = t, which keeps v_hat accurate when beta > 0.
+    [arXiv 2605.09235, added with weight 0.1]
     """
     return (u(x_t, (t - delta).clamp_min(0), t) - v).square().flatten(1).mean(1)
 
@@ -198,9 +198,9 @@ def guided_velocity(
 ) -> Tensor:
     """omega v + mix v_cond + (1 - omega - mix) v_null, omega = (1 - mix) scale. [MeanFlow, app. B]
 
-    In target and tangent it builds guidance of strength ``scale`` into the model: sampling needs
-    one call. v is the noisy velocity, v_cond and v_null the model's own u(x_t, t, t) with and
-    without the condition; mix = 0 does not look at v_cond.
+    Used in target and tangent it trains guidance of strength ``scale`` into the model, so that
+    sampling needs one call. v is the noisy velocity, v_cond and v_null the model's own u(x_t, t, t)
+    with and without the condition; with mix = 0 v_cond has no effect.
     """
     omega = (1 - mix) * scale
     return omega * v + mix * v_cond + (1 - omega - mix) * v_null

@@ -1,4 +1,4 @@
-"""Target x timesteps x weighting: the loss of a velocity network."""
+"""The loss of a velocity network: a target, a distribution of times and a weighting."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ class Losses(NamedTuple):
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """sum w x / sum w over the batch; 0 where the weights all but vanish (sum below 1e-8)."""
+    """sum w x / sum w over the batch; 0 when the sum of the weights is below 1e-8."""
     total = weights.sum()
     return torch.where(total < 1e-8, 0.0, (weights * values).sum() / total.clamp_min(1e-8))
 
 
 def mean_square(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """|x|^2 of each sample as a mean over its elements, (b, ...) -> (b,), weighed by ``mask``.
+    """|x|^2 of each sample as a mean over its elements, weighted by ``mask``: (b, ...) -> (b,).
 
-    The mask is (b, 1, ...) in [0, 1]. A sample counts as much as another however small its masked
-    part is; with an empty mask it does not count.
+    The mask is (b, 1, ...) in [0, 1]. The mean is over the masked part, however small it is; with
+    an empty mask it is 0.
     """
     if mask is None:
         return x.square().flatten(1).mean(1)
@@ -50,8 +50,8 @@ class Objective:
     """E_t w(t) |v(x_t, t) - target|^2, the square a mean over elements.
 
     Without references the target is the conditional velocity (flow matching); with them it is
-    the stable velocity for t >= ``threshold`` and the conditional one below, where the posterior
-    has but one reference left. [arXiv 2602.05435, StableVM: threshold 0.5]
+    the stable velocity for t >= ``threshold`` and the conditional one below, where a single
+    reference has all of the posterior's weight. [arXiv 2602.05435, StableVM: threshold 0.5]
     """
 
     interpolant: Interpolant = LINEAR
@@ -62,9 +62,10 @@ class Objective:
     def path(
         self, x0: Tensor, generator: Generator, rows: slice = slice(None), n: int | None = None
     ) -> Path:
-        """Draw t, then eps, and go there. x0 in float32: t takes its dtype.
+        """Draw t, then eps, and form x_t. x0 is in float32, since t takes its dtype.
 
-        When x0 are but the ``rows`` of a batch of ``n``, they get what they get in that batch.
+        When x0 are the ``rows`` of a batch of ``n``, the draws are those of the whole batch, so
+        that several processes together make the draws of one.
         """
         n = len(x0) if n is None else n
         t = self.timesteps(n, generator)[rows].to(x0)
@@ -73,7 +74,7 @@ class Objective:
         return Path(x0, eps, self.interpolant.x_t(x0, eps, t), t)
 
     def target(self, path: Path, refs: References = ()) -> Tensor:
-        """Conditional below the threshold and for rows without references, else stable."""
+        """The stable velocity; the conditional one below the threshold or without references."""
         target = conditional_velocity(self.interpolant, path)
         for rows, r in refs:
             rows = rows.to(path.t.device)
@@ -85,7 +86,7 @@ class Objective:
     def losses(
         self, velocity: BatchVelocityFn, path: Path, target: Tensor, mask: Tensor | None = None
     ) -> Losses:
-        """Squared error of the velocity at a path's points, as far as the ``mask`` says."""
+        """The squared error of the velocity at a path's points, within the ``mask``."""
         error = mean_square(velocity(path.x_t, path.t) - target, mask)
         return Losses(self.weight(path.t) * error, error.detach(), path.t)
 

@@ -11,7 +11,7 @@ from .interpolant import Interpolant
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32: the logits reach 1e5, where bf16 or TF32 would pick wrong refs."""
+    """Context manager: no autocast and no TF32, whose rounding of logits near 1e5 is too coarse."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -22,15 +22,15 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
 
 def _flat(x_t: Tensor, refs: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as matrices, in the finer of their dtypes and float32."""
+    """Both as matrices, in the widest of their dtypes and float32."""
     dtype = torch.promote_types(torch.promote_types(x_t.dtype, refs.dtype), torch.float32)
     return x_t.flatten(1).to(dtype), refs.flatten(1).to(dtype)
 
 
 def _weights(interpolant: Interpolant, x: Tensor, refs: Tensor, t: Tensor) -> Tensor:
     a, s, *_ = interpolant.coefficients(t.to(x), x)
-    # |x_t|^2 is the same for every reference, so the softmax drops it. No clamp anywhere: logits
-    # of large latents lie far below any constant one could choose.
+    # |x_t|^2 is the same for every reference, so that the softmax cancels it. Nothing is clamped:
+    # the logits of large latents lie far below any constant that one could choose.
     return ((a * (x @ refs.T) - 0.5 * a**2 * refs.square().sum(1)) / s**2).softmax(1)
 
 
@@ -55,5 +55,5 @@ def posterior_mean(
 
 
 def effective_size(w: Tensor) -> Tensor:
-    """1 / sum_j w_j^2: how many references share the weight. (b, m) -> (b,) in [1, m]."""
+    """1 / sum_j w_j^2, the number of references that share the weight: (b, m) -> (b,) in [1, m]."""
     return 1 / w.square().sum(1)

@@ -1,7 +1,7 @@
-"""Where a flow's regimes are, and which calls its own runs say can be left out.
+"""Where the two regimes of a flow lie, by two curves over time.
 
-Two regimes, two ways to see them: the variance of the conditional velocity over a set of latents,
-and the drift of the velocity along recorded runs. Calibration needs the runs' inner products only.
+They are the variance of the conditional velocity over a set of latents, and the drift of the
+velocity along recorded runs, of which only inner products are needed.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def variance_curve(
     x_t for each time; latents (m, ...), ts (n,) in (0, 1] -> (n,) float64.
     """
     refs = latents.flatten(1).double()
-    # Var = 1/2 sum_ij w_i w_j |b_i - b_j|^2: no difference of large numbers where w is one-hot.
+    # Var = 1/2 sum_ij w_i w_j |b_i - b_j|^2 has no cancellation where w is one-hot.
     distances = torch.cdist(refs, refs).square().fill_diagonal_(0) / refs.shape[1]
     curve = []
     for t in ts.cpu().double():
@@ -53,7 +53,7 @@ def drift(gram: np.ndarray, ts: Sequence[float]) -> np.ndarray:
 
 
 def suggest_split(ts: Sequence[float], curve: Sequence[float] | np.ndarray) -> float:
-    """Where a variance or drift curve leaves its plateau towards noise.
+    """The time at which a variance or drift curve leaves its plateau towards noise.
 
     From the curve's minimum upwards in t, the first time at which it has climbed a fifth of the way
     to its maximum beyond the minimum, by linear interpolation. ts descending, same length as curve.

@@ -1,10 +1,10 @@
-"""Calibration by rehearsal: lists of calls tried on the flow linearised around recorded runs.
+"""Calibration by rehearsal: try lists of calls on the flow, linearised around recorded runs.
 
-Along an ordinary run the velocities v_k and states x_k are known. A forecast that is x~_k there
-meets v(x~_k) = v_k + J (x~_k - x_k): what an error does next, which dynamic programming over the
-recorded runs alone cannot know. One real forecast of the same noise, a check, shows J along its own
-error; that growth stands for J in rehearsals, which need no model. All of it happens in the span of
-the velocities, so their inner products are enough.
+Along an ordinary run the velocities v_k and states x_k are known. A forecast whose state is x~_k
+has the velocity v(x~_k) = v_k + J (x~_k - x_k), so that its error grows by J; dynamic programming
+over the recorded runs alone knows nothing of that growth. A check is a real forecast from the same
+noise: it shows J along its own error, and this growth stands for J in rehearsals, which call no
+model. Everything lies in the span of the velocities, so that their inner products suffice.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,23 +19,25 @@ from .errors import InvalidInput
 from .sampling import VelocityFn, sample_forecast
 
 CHECKS = 4
-"""Lists that are run with the model, each with as many calls as asked, for every recorded run."""
+"""The most lists that are checked in forecasts of the model, from the noise of every run."""
 MOVES = (1, -1, 2, -2)
+"""By how many nodes ``exchange`` moves a call."""
 
 
 def _coordinates(grams: np.ndarray) -> Tensor:
-    """Vectors with these inner products: (runs, n, n) -> (n, runs, n)."""
+    """Vectors that have the given inner products: (runs, n, n) -> (n, runs, n)."""
     values, vectors = np.linalg.eigh(grams)
     return torch.from_numpy((vectors * np.sqrt(np.maximum(values, 0))[:, None]).swapaxes(0, 1))
 
 
 def _states(velocities: Tensor, ts: Tensor) -> Tensor:
-    """Where Euler steps on the velocities (n, ...) lead from 0: (n+1, ...)."""
+    """The states of Euler steps from 0 on the velocities (n, ...): (n+1, ...)."""
     steps = ts.diff().view(-1, *[1] * (velocities.ndim - 1)) * velocities
     return torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
 
 
 def _in_turn(velocities: Tensor) -> VelocityFn:
+    """A velocity that returns the given ones, one per call."""
     answers = iter(velocities)
     return lambda x, t: next(answers)
 
@@ -43,10 +45,10 @@ def _in_turn(velocities: Tensor) -> VelocityFn:
 def exchange(
     nodes: Sequence[int], steps: int, cost: Callable[[tuple[int, ...]], float]
 ) -> tuple[float, tuple[int, ...]]:
-    """The least cost, and its list, that moving one call at a time leads to.
+    """Local search: (least cost, list of nodes) that moving one call at a time leads to.
 
-    Every call but the first, the last one first, by up to two nodes between its neighbours; again
-    as long as anything gets better.
+    Each call but the first is moved by up to two nodes between its neighbours, beginning with the
+    last call; passes are repeated while they lower the cost.
     """
     best = tuple(nodes)
     least, before = cost(best), np.inf
@@ -62,11 +64,12 @@ def exchange(
 
 
 class Rehearsal:
-    """What recorded runs, and checks of the same noise, say about any list of calls.
+    """Estimates the error of any list of calls from recorded runs and checks of the same noise.
 
-    recorders: each has seen a run with a call at every step of ts, then the checks in their order;
-    every sample of a batch is a run of its own. ts (n+1,) in the linear path's time. The measure is
-    the mean over runs of the logarithm of the squared error at the end: that of decibels.
+    Each of the recorders has recorded a run with a call at every step of ts, then the checks in
+    their order; every sample of a batch is a run of its own. ts (n+1,) in the linear path's time.
+    The measure of error is the mean over runs of log10 of the squared error at the end, as in
+    decibels.
     """
 
     def __init__(self, recorders: Sequence[Recorder], ts: Sequence[float]):
@@ -74,17 +77,17 @@ class Rehearsal:
         self._steps = steps = len(self._ts) - 1
         grams = np.concatenate([recorder.grams() for recorder in recorders])
         self.gram: np.ndarray = grams[:, :steps, :steps].sum(0)
-        """Of the runs with a call at every step, summed."""
-        # Below this, single precision is all that is seen.
+        """Inner products of the velocities, summed over the runs with a call at every step."""
+        # Squared errors below this are rounding errors of single precision.
         self._floor = 1e-10 * np.diagonal(grams[:, :steps, :steps], 0, 1, 2).mean(1)
         self._velocities = _coordinates(grams[:, :steps, :steps])
         self._base = _states(self._velocities, self._ts)
         self.checked: dict[tuple[int, ...], float] = {}
-        """The lists that were run, and their measure."""
+        """The measure of each checked list."""
         self._growth = self._learn(recorders[0].nodes[steps:], _coordinates(grams))
 
     def _learn(self, called: Sequence[int], velocities: Tensor) -> Tensor:
-        """Growth (n, runs): <J e, e> / <e, e> of the checks' errors e, interpolated over t."""
+        """<J e, e> / <e, e> of the checks' errors e, interpolated over t: (n, runs)."""
         base = _states(velocities[: self._steps], self._ts)
         starts = [i for i, k in enumerate(called) if k == 0]
         found: dict[int, list[Tensor]] = {}
@@ -101,7 +104,7 @@ class Rehearsal:
             answers = _in_turn(seen)
             end = sample_forecast(answers, base[0], self._ts, nodes=nodes, callback=keep)
             self.checked[nodes] = self._measure(end - base[-1])
-        del found[0]  # where there is no error yet
+        del found[0]  # at the first node there is no error yet
         at = sorted(found, reverse=True)  # ascending in t
         growth = torch.stack([torch.stack(found[k]).median(0).values for k in at])
         t = self._ts[:-1].numpy()
@@ -109,10 +112,11 @@ class Rehearsal:
         return torch.from_numpy(np.stack(columns, 1))
 
     def _measure(self, error: Tensor) -> float:
+        """The measure of the errors (runs, n) at the end."""
         return float(np.log10(error.square().sum(1).numpy() + self._floor).mean())
 
     def cost(self, nodes: tuple[int, ...]) -> float:
-        """The measure of a list, rehearsed."""
+        """The measure of a list, estimated by a rehearsal."""
         calls = iter(nodes)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -123,7 +127,10 @@ class Rehearsal:
         return self._measure(end - self._base[-1])
 
     def best(self, calls: int) -> tuple[int, ...]:
-        """The list that rehearses best, near the recorded runs' own and the best checked one."""
+        """The list with the least estimated error, by local search from two lists.
+
+        These are the one of ``calibrate`` and the best checked one.
+        """
         ts = self._ts.tolist()
         checked = [nodes for nodes in self.checked if len(nodes) == calls]
         usual = tuple(call_nodes(ts, calls, "early"))
@@ -140,12 +147,12 @@ def rehearse(
     calls: int,
     check: Callable[[list[int]], None],
 ) -> tuple[Rehearsal, tuple[int, ...]]:
-    """The list of ``calls`` that is best where it counts: in runs of the model.
+    """(rehearsal, nodes): the list of ``calls`` with the least error in forecasts of the model.
 
-    The early rule's list is checked first, then what rehearses best with all that the checks have
-    shown, up to ``CHECKS`` lists. ``check(nodes)`` runs the model's forecast with these calls from
-    every recorded noise, with its recorder as the callback. recorders and ts as for ``Rehearsal``,
-    which is returned too: it knows lists of other lengths, unchecked.
+    The early rule's list is checked first, then the best rehearsed one given all checks so far, up
+    to ``CHECKS`` lists. ``check(nodes)`` runs the model's forecast with these calls from the noise
+    of every run, with the run's recorder as the callback. recorders and ts are as for
+    ``Rehearsal``; the one that is returned estimates lists of other lengths, which are not checked.
 
     Raises InvalidInput for fewer than two calls, or no fewer than the grid has steps.
     """

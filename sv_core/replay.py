@@ -1,7 +1,7 @@
 """Several steps of a base solver on forecast velocities, as one linear combination of tensors.
 
 A block of steps from one call to the next is linear in the state's tensors and the known
-velocities, with weights that depend on times alone: no step in between needs a pass over a latent.
+velocities, with weights that depend on times alone: the steps in between cost no pass over latents.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ def forecast(times: Sequence[float], known: Known, i: int) -> Tensor:
 def _weights(
     solver: SolverFn, past: tuple[float, ...], known: tuple[float, ...], ts: tuple[float, ...]
 ) -> tuple[tuple[float, tuple[float, ...]], ...]:
-    """(time, weights) of each of the end state's tensors, x first, after steps over ``ts``.
+    """(time, weights) of each tensor of the state after steps over ``ts``, x first.
 
-    The weights are those of the start's x, of its past (at the times ``past``) and of the
-    velocities at ``known``: what the solver makes of unit vectors in their place.
+    The weights are of the first state's x, of its past (at the times ``past``) and of the
+    velocities at the times ``known``. The solver computes them when it steps on unit vectors.
     """
     size = 1 + len(past) + len(known)
     x, *units = torch.eye(size, dtype=torch.float64, device="cpu").unbind()
@@ -45,6 +45,7 @@ def _weights(
 def _parts(
     solver: SolverFn, state: State, known: Known, times: Sequence[float], start: int, stop: int
 ) -> tuple[tuple[tuple[float, tuple[float, ...]], ...], list[Tensor]]:
+    """``_weights`` of the steps from node ``start`` to ``stop``, and the tensors they belong to."""
     past = tuple(t for t, _ in state.past)
     at = tuple(times[k] for k, _ in known)
     tensors = [state.x, *(x for _, x in state.past), *(v for _, v in known)]
@@ -54,7 +55,7 @@ def _parts(
 def predict(
     solver: SolverFn, state: State, known: Known, times: Sequence[float], start: int, stop: int
 ) -> Tensor:
-    """x at node ``stop`` after the solver's steps from ``state`` at ``start`` on forecasts."""
+    """x at node ``stop`` after the solver's steps on forecasts from ``state`` at ``start``."""
     ((_, weights), *_), tensors = _parts(solver, state, known, times, start, stop)
     return combine(weights, tensors)
 
@@ -62,7 +63,7 @@ def predict(
 def replay(
     solver: SolverFn, state: State, known: Known, times: Sequence[float], start: int, stop: int
 ) -> State:
-    """The whole state there."""
+    """The solver's state at node ``stop`` after the same steps as in ``predict``."""
     found, tensors = _parts(solver, state, known, times, start, stop)
     (_, x), *past = ((t, combine(weights, tensors)) for t, weights in found)
     return State(x, tuple(past))

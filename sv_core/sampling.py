@@ -1,8 +1,8 @@
 """From noise to data: samplers are functions of a velocity, a start and a time grid.
 
 Every sampler computes in float32 or better, on the device of x, for any tensor rank, and returns
-the dtype of x. ``callback(i, x, v, t)`` sees each call of the velocity: the state x at time t
-before step i, and the velocity there.
+the dtype of x. ``callback(i, x, v, t)`` is called after each call of the velocity, with the state x
+at time t before step i and the velocity there.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def sample_stable(
 
 
 class StraightPath:
-    """Any interpolant's path as the linear one, on one grid.
+    """Maps any interpolant's path to the linear one, at the nodes of one grid.
 
     s = sigma / (alpha + sigma), y = x / (alpha + sigma) and u = eps_hat - x0_hat obey dy/ds = u and
     y = (1 - s) x0 + s eps; on the linear path they are t, x and v, bit for bit.
@@ -126,7 +126,7 @@ class StraightPath:
 
 
 NextFn = Callable[[Known], int]
-"""The node of the next call, from the new call and the two before it."""
+"""Chooses the node of the next call, from the newest call and the two before it."""
 
 
 def _march(
@@ -153,12 +153,12 @@ def _march(
 
     y = path.straight(x, 0)
     state, known = State(y), ()
-    start = k = 0  # the nodes that state and y belong to
+    start = k = 0  # the nodes of state and of y
     del x
     while k < last:
         known = ((k, call(y, k)), *known[:2])
         if k > start:
-            del y  # what is not needed any more is let go first: states are most of the memory
+            del y  # freed before the next state is made: states take most of the memory
             state, start = replay(solver, state, known, times, start, k), k
         following = next_call(known)
         known = known[:2]
@@ -172,6 +172,7 @@ def _march(
 
 
 def _listed(nodes: Sequence[int], steps: int) -> NextFn:
+    """Calls at the given nodes. Raises InvalidInput for a list that does not fit the grid."""
     if list(nodes) != sorted(set(nodes)) or not nodes or nodes[0] != 0 or nodes[-1] >= steps:
         raise InvalidInput(
             f"the list of calls must ascend from 0 and stay below {steps}, the steps of this grid, "
@@ -182,19 +183,20 @@ def _listed(nodes: Sequence[int], steps: int) -> NextFn:
 
 
 def _curvature(known: Known, times: Sequence[float]) -> float:
-    """How much the newest velocity bends away from the line through the two before it.
+    """The relative distance of the newest velocity from the line through the two before it.
 
     rms(v - forecast) / rms(v) / ((t0 - t)(t1 - t)), per sample, then the mean over the batch.
     """
     (k, v), *before = known
     error = (v - forecast(times, tuple(before), k)).flatten(1).square().mean(1)
-    # A velocity of exactly 0 has nothing to be compared with; its error is then as good as any.
+    # The clamp keeps the ratio finite where the velocity is exactly 0.
     size = v.flatten(1).square().mean(1).clamp_min(torch.finfo(v.dtype).tiny)
     distance = (times[before[0][0]] - times[k]) * (times[before[1][0]] - times[k])
     return float((error / size).sqrt().mean()) / distance
 
 
 def _adaptive(times: Sequence[float], tolerance: float) -> NextFn:
+    """Calls by ``adaptive_block``. Raises InvalidInput unless the tolerance is positive."""
     if not tolerance > 0:
         raise InvalidInput(f"tolerance must be above 0 (0.02 is usual), got {tolerance:g}")
 
@@ -224,12 +226,14 @@ def sample_forecast(
     real one arrives, the block is replayed from its start on the parabola through the last three.
     With a call at every node it is the base solver, bit for bit. Deterministic.
 
-    Where it calls: at ``nodes`` if given (calibrated, or a list to replay); by the ``tolerance`` if
-    given (adaptive: 0.03 draft, 0.02, 0.01 quality; the mean over the batch decides); otherwise by
-    ``calls`` and ``rule``, a name in ``calls.RULES``. The callback fires at the real calls, and its
-    first argument is their node. What ``velocity`` returns is kept until the next calls: a new
-    tensor each time. Beyond the base solver that is at most five tensors of the size of x, and the
-    steps of a block are one linear combination of them.
+    The calls are at ``nodes`` if given (calibrated, or a list to replay); as the ``tolerance``
+    requires if given (adaptive: 0.03 draft, 0.02, 0.01 quality; the mean over the batch decides);
+    otherwise by ``calls`` and ``rule``, a name in ``call_rules.CALL_RULES``. The callback fires at
+    the real calls, and its first argument is their node.
+
+    The tensor that ``velocity`` returns is kept until the second call after it, so it must be a new
+    one each time. In addition to the base solver's tensors at most five of the size of x are
+    held; the steps of a block are one linear combination of them.
 
     Raises InvalidInput for a list that does not fit the grid, fewer than 2 calls, an unknown rule.
     """

@@ -24,7 +24,7 @@ def shift(ts: Tensor, factor: float) -> Tensor:
 
 
 def ode_grid(steps: int) -> Tensor:
-    """shift(u^1.75, 4) of the even grid u: where ``sample_ode`` wants its nodes for any model.
+    """shift(u^1.75, 4) of the even grid u: the best nodes for ``sample_ode``, whatever the model.
 
     Dense at both ends: decisions near noise, details near data. Chosen by measurement
     (benchmarks/samplers.py) among powers 1 to 2 and shifts 1.5 to 6.
@@ -53,10 +53,10 @@ def qwen_grid(steps: int, mu: float = qwen_mu(4096), terminal: float = 0.02) -> 
 
 
 def with_node(ts: Tensor, t: float) -> Tensor:
-    """The grid with the nearest of its inner nodes moved to t, where one model hands to another.
+    """The grid with its inner node nearest to t moved to t, where a second expert takes over.
 
-    As many steps as before; only a grid of a single step gets a second one. A t that the grid does
-    not pass leaves it as it is.
+    The number of steps stays, except that a grid of a single step gets a second one. If t does not
+    lie inside the grid, it is returned unchanged.
     """
     if not ts[-1] < t < ts[0]:
         return ts.clone()
@@ -68,25 +68,28 @@ def with_node(ts: Tensor, t: float) -> Tensor:
 
 
 def split_index(ts: Tensor, split: float) -> int:
-    """How many nodes lie in the high-variance regime t >= split: ts[:k] is high, ts[k:] low."""
+    """The number k of nodes in the high-variance regime t >= split: ts[:k] is high, ts[k:] low."""
     return int((ts >= split).sum())
 
 
 def low_count(ts: Tensor, split: float) -> int:
-    """How many model calls of the grid are in the low-variance regime 0 < t < split."""
+    """The number of the grid's model calls in the low-variance regime 0 < t < split."""
     return len(ts) - 1 - split_index(ts, split)
 
 
 def _flow_match_span(count: int, keep: int) -> Tensor:
-    # Stops one node early: the last native node below the split is only kept when all are.
+    """Fractional indices of ``keep`` of ``count`` low nodes; the last node is left out."""
+    # Only when all nodes are kept, the last one is.
     return torch.linspace(0, count - (1 if keep == count else 2), keep, dtype=torch.float64)
 
 
 def _unipc_span(count: int, keep: int) -> Tensor:
+    """Fractional indices of ``keep`` of ``count`` low nodes, from the first to the last."""
     return torch.linspace(0, count - 1, keep, dtype=torch.float64)
 
 
-RULES = {"flow_match": _flow_match_span, "unipc": _unipc_span}
+THINNING_RULES = {"flow_match": _flow_match_span, "unipc": _unipc_span}
+"""The rules of ``regime_split`` for which nodes below the split are kept."""
 
 
 def regime_split(ts: Tensor, split: float, low_steps: int, rule: str = "flow_match") -> Tensor:
@@ -104,8 +107,8 @@ def regime_split(ts: Tensor, split: float, low_steps: int, rule: str = "flow_mat
     """
     if not 0 < split < 1:
         raise InvalidInput(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")
-    if rule not in RULES:
-        raise InvalidInput(f"unknown index rule {rule!r} (have: {', '.join(RULES)})")
+    if rule not in THINNING_RULES:
+        raise InvalidInput(f"unknown index rule {rule!r} (have: {', '.join(THINNING_RULES)})")
     count, high = low_count(ts, split), split_index(ts, split)
     if low_steps < 1:
         raise InvalidInput(f"low_steps must be at least 1, got {low_steps}")
@@ -116,8 +119,8 @@ def regime_split(ts: Tensor, split: float, low_steps: int, rule: str = "flow_mat
             f"low_steps is {low_steps}, but only {count} of the grid's {len(ts) - 1} steps lie "
             f"below split {split:g}: choose 1 to {count}, or more steps"
         )
-    # K = 1 with torch.linspace is its start, index 0, as both rules want.
-    low = high + torch.round(RULES[rule](count, low_steps)).long()
+    # For K = 1 torch.linspace gives its start, index 0, which both rules keep.
+    low = high + torch.round(THINNING_RULES[rule](count, low_steps)).long()
     keep = torch.cat([torch.arange(high), low, torch.tensor([len(ts) - 1])])
     return ts[keep.to(ts.device)]
 
@@ -127,15 +130,15 @@ def split_to_length(
 ) -> Tensor:
     """A regime-split grid of exactly ``calls`` steps: (calls+1,).
 
-    native(n) is the model's grid of n steps. Of the grids with 1.5 x calls steps downwards, the
-    first that leaves its regime below the split at least the paper's share of calls (9 of 30
-    steps, 0.3 n) is thinned: at shift 3 and 20 calls that is the paper's 30 steps and 11 + 9. Where
-    no longer grid fits (most steps above the split, or very few calls) native(calls) comes back.
+    native(n) is the model's grid of n steps. Grids of 1.5 x calls steps and fewer are tried, and
+    the first one is thinned that has at least the paper's share of calls below the split (9 of 30
+    steps, 0.3 n): at shift 3 and 20 calls that is the paper's 30 steps and 11 + 9. If none fits
+    (most steps lie above the split, or calls are very few), native(calls) is returned.
     """
     for steps in range(round(1.5 * calls), calls, -1):
         ts = native(steps)
         low_steps = calls - split_index(ts, split)
-        # Hosts' tables repeat values in grids of very many steps: those are no grids.
+        # Tables of sigmas repeat values when the steps are very many; such grids are skipped.
         if low_steps >= max(1, round(0.3 * steps)) and (ts.diff() < 0).all():
             return regime_split(ts, split, low_steps, rule)
     return native(calls)

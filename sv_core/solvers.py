@@ -1,10 +1,10 @@
-"""Base solvers: from one node of a grid to the next, on a velocity that is given.
+"""Base solvers: one step from a node of a grid to the next, on a given velocity.
 
 A solver is a function ``step(state, v, t, r) -> state`` on the linear path x = (1 - t) x0 + t eps
 (``sampling`` brings every other path there): v is the velocity at node t, r < t the next node, both
-plain floats, 0 < t. It never calls a network, so the velocity may as well be a forecast. States are
-immutable: keeping one is a snapshot, and stepping from it again is a rewind. Every solver is linear
-in its tensors, with weights that depend on times alone.
+plain floats, 0 < t. It never calls a network, so that the velocity may also be a forecast. States
+are immutable, so that steps can be repeated from any state that was kept. Every solver is linear in
+its tensors, with weights that depend on times alone.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """Where a run is: the sample x and what the solver remembers of earlier nodes, newest first."""
+    """The state of a run: the sample x, and the tensors kept of earlier nodes, newest first."""
 
     x: Tensor
     past: tuple[tuple[float, Tensor], ...] = ()
@@ -39,7 +39,7 @@ def adams_weights(nodes: Sequence[float], t: float, r: float) -> list[float]:
 
 
 def combine(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """sum_j w_j tensors_j, a new tensor. Terms of weight 0 and a leading weight 1 cost no pass."""
+    """sum_j w_j tensors_j, a new tensor. Terms of weight 0, and a first weight 1, cost no pass."""
     terms = [pair for pair in zip(weights, tensors, strict=True) if pair[0] != 0]
     (w, total), *rest = terms or [(0.0, tensors[0])]
     if w == 1 and rest:
@@ -63,13 +63,13 @@ def _adams(x: Tensor, known: Sequence[tuple[float, Tensor]], t: float, r: float)
 
 
 def adams_bashforth_2(state: State, v: Tensor, t: float, r: float) -> State:
-    """x + the integral of the line through the last two velocities; the first step is Euler's."""
+    """x + the integral of the line through the last two velocities; the first is an Euler step."""
     known = ((t, v), *state.past)
     return State(_adams(state.x, known, t, r), known[:1])
 
 
 def adams_moulton_3(state: State, v: Tensor, t: float, r: float) -> State:
-    """AB2 whose last step is done again, by AM3, once the velocity at its end is known.
+    """AB2, with each step repeated by AM3 once the velocity at its end is known.
 
     Order 3 at one call a step: the corrector integrates the parabola through the new velocity and
     the two before it (variable-step weights), then AB2 predicts. The state's x is predicted; the
@@ -130,7 +130,7 @@ def _unic_weights(h: float, rho: float) -> tuple[float, float]:
 
 
 def _unic_correction(times: Sequence[float]) -> list[float]:
-    """What the newest x0_hat adds to the step that led to it: weights of those at ``times``."""
+    """The correction of the last step by the newest x0_hat: weights of those at ``times``."""
     if len(times) == 1:
         return [0.0]
     t, start, *older = times
@@ -146,7 +146,7 @@ def _unic_correction(times: Sequence[float]) -> list[float]:
 def unipc(state: State, v: Tensor, t: float, r: float) -> State:
     """UniPC, order 2, B(h) = e^h - 1 ("bh2"), data prediction. [Zhao et al. 2023]
 
-    The predictor is DPM-Solver++(2M); the corrector does the last step again with the new x0_hat.
+    The predictor is DPM-Solver++(2M); the corrector repeats the last step with the new x0_hat.
     The state's x is predicted and the correction is its difference, so the step's start need not be
     kept. The first correction has order 1.
     """
@@ -163,4 +163,4 @@ SOLVERS: dict[str, SolverFn] = {
     "dpmpp_2m": dpmpp_2m,
     "unipc": unipc,
 }
-"""The solvers that a forecast can drive, by name."""
+"""The solvers that ``sample_forecast`` can use, by name."""

@@ -1,4 +1,4 @@
-"""What the network should say: velocity targets for flow matching."""
+"""Velocity targets for flow matching: the conditional velocity, and the stable one of StableVM."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from .posterior import posterior_mean
 
 
 class Path(NamedTuple):
-    """One noisy batch and where it came from: x0, eps, x_t (b, ...), t (b,)."""
+    """A noisy batch and what it was made from: x0, eps, x_t (b, ...), t (b,)."""
 
     x0: Tensor
     eps: Tensor

@@ -1,4 +1,4 @@
-"""Which t we train on. Each draws n times in (0, 1) from ``generator``, on its device."""
+"""Distributions of the training time: each draws n times in (0, 1), on the generator's device."""
 
 from collections.abc import Callable
 from functools import partial
@@ -45,9 +45,9 @@ TIMESTEPS = {
 
 
 def within(n: int, generator: Generator, draw: TimestepFn, low: float, high: float) -> Tensor:
-    """``draw`` given that low <= t <= high, by drawing again what falls outside: (n,).
+    """``draw`` conditioned on low <= t <= high, by rejection: (n,).
 
-    For networks that see a part of the noise levels, such as Wan2.2's two experts. It takes about
+    For networks of a part of the noise levels, such as Wan2.2's two experts. It takes about
     1 / P(low <= t <= high) rounds of n draws.
     """
     kept = torch.empty(0, device=generator.device)
@@ -68,8 +68,8 @@ def time_pairs(
 ) -> tuple[Tensor, Tensor]:
     """(r, t), each (n,), r <= t: two draws sorted, and with probability ``equal`` r = t.
 
-    Where r = t the average velocity is the velocity, which anchors the rest. The default draw is
-    logit-normal with mean -0.4. [MeanFlow, arXiv 2505.13447]
+    Where r = t the average velocity is the velocity, whose target needs no derivative. The default
+    draw is logit-normal with mean -0.4. [MeanFlow, arXiv 2505.13447]
     """
     a, b = draw(n, generator), draw(n, generator)
     t, r = torch.maximum(a, b), torch.minimum(a, b)

@@ -1,4 +1,4 @@
-"""w(t) >= 0: one family of weights, for losses and for alignment. t (b,) -> (b,).
+"""Weights w(t) >= 0 for losses and for alignment: t (b,) -> (b,).
 
 [arXiv 2602.05435, VA-REPA: each fades out where noise leaves nothing to align]
 """

@@ -48,6 +48,40 @@ def test_imports_go_one_way(name):
         assert not {m for m, _ in modules} & {"nodes"}
 
 
+# Of the host other rooms of nodes/ see its public interface and where its folders are. Everything
+# else of it, comfy.* above all, is behind functions of nodes/host/.
+HOST_IN_NODES = {"comfy_api.latest", "folder_paths"}
+LIBRARIES_IN_NODES = {"PIL", "numpy", "torch", "tqdm"}
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("nodes/")])
+def test_only_nodes_host_knows_the_host_s_own_modules(name):
+    if name.startswith("nodes/host/"):
+        return
+    tree = ast.parse(SOURCES[name])
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.add(node.module)
+    own = {m for m in modules if m.split(".")[0] in {*sys.stdlib_module_names, *LIBRARIES_IN_NODES}}
+    assert modules - own <= HOST_IN_NODES
+    assert "importlib" not in {m.split(".")[0] for m in modules}
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if not n.startswith("training/")])
+def test_files_and_functions_are_short(name):
+    assert len(SOURCES[name].splitlines()) <= 400
+    functions = [
+        node
+        for node in ast.walk(ast.parse(SOURCES[name]))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name != "define_schema"  # as long as a node has inputs
+    ]
+    assert not [f.name for f in functions if f.end_lineno - f.lineno >= 60]
+
+
 def test_the_pack_imports_nothing_until_asked():
     tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
     assert not [

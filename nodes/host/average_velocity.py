@@ -1,8 +1,9 @@
-"""Average velocities in the host: how a call is told where it leads, and who can be told.
+"""Average velocities in the host: pass the end r of an interval [r, t] to one call of a model.
 
-A sampler says ``leading_to(extra_args, r)`` for one call of the host's denoiser; inside it the
-model finds r in its ``transformer_options``, and without it predicts the velocity, r = t. The value
-lives in the arguments of that one call, so that no other call, run or queue ever sees it.
+A sampler calls the host's denoiser with ``with_interval_end(extra_args, r)``. The model reads r
+from its ``transformer_options`` and predicts the average velocity over [r, t]; without the entry it
+predicts the velocity (r = t). The value is an argument of that one call, so that it cannot leak
+into other calls, runs or prompts.
 """
 
 from collections.abc import Callable
@@ -18,34 +19,34 @@ from ...sv_core.models import families, interval
 from ...sv_core.models.interval import IntervalEmbedder
 from . import flow
 
-LEADS_TO = "stable_velocity_r"
+INTERVAL_END = "stable_velocity_r"
 """The entry of transformer_options that holds r, the time at which a call's interval ends."""
 
-KEY = "stable_velocity_interval"
-"""What the host keeps an attached embedder under."""
+EMBEDDER_KEY = "stable_velocity_interval"
+"""The key of an embedder among a MODEL's wrappers and additional models."""
 
 
-def leading_to(extra_args: dict, r: Tensor) -> dict:
-    """The arguments of a call whose velocity is the average over [r, t]; the given ones stay."""
+def with_interval_end(extra_args: dict, r: Tensor) -> dict:
+    """A copy of a denoiser's arguments that requests the average velocity over [r, t]."""
     model_options = extra_args.get("model_options", {})
-    options = model_options.get("transformer_options", {}) | {LEADS_TO: float(r)}
+    options = model_options.get("transformer_options", {}) | {INTERVAL_END: float(r)}
     return extra_args | {"model_options": model_options | {"transformer_options": options}}
 
 
-def led_to(transformer_options: dict) -> float | None:
-    """Where the current call leads; None asks for the velocity itself."""
-    return transformer_options.get(LEADS_TO)
+def interval_end(transformer_options: dict) -> float | None:
+    """The end r of the current call's interval; None requests the velocity, r = t."""
+    return transformer_options.get(INTERVAL_END)
 
 
 def has_average_velocity(model: Any) -> bool:
-    """Whether a MODEL can be asked for average velocities: by its file, or by an embedder."""
+    """Whether a MODEL predicts average velocities: a SiT with an interval, or by an embedder."""
     config = getattr(model.model.diffusion_model, "config", None)
-    attached = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
+    attached = model.get_wrappers(WrappersMP.APPLY_MODEL, EMBEDDER_KEY)
     return bool(attached) or getattr(config, "interval", False) is True
 
 
 def require_average_velocity(model: Any) -> None:
-    """Raise InvalidInput, in words, for a MODEL that only knows velocities."""
+    """Raise InvalidInput for a MODEL that predicts velocities only."""
     if not has_average_velocity(model):
         raise InvalidInput(
             "this model knows no average velocity, so it cannot jump: load a SiT that was trained "
@@ -54,8 +55,8 @@ def require_average_velocity(model: Any) -> None:
         )
 
 
-def _tell(embedder: IntervalEmbedder, family: str) -> Callable:
-    """A wrapper of the host's that tells each call of the network its interval."""
+def _interval_wrapper(embedder: IntervalEmbedder, family: str) -> Callable:
+    """A wrapper for the host's APPLY_MODEL that embeds the interval of each network call."""
 
     def apply_model(
         executor: Any,
@@ -68,23 +69,23 @@ def _tell(embedder: IntervalEmbedder, family: str) -> Callable:
         **conds: Any,
     ) -> Tensor:
         model, options = executor.class_obj, transformer_options or {}
-        r = led_to(options)
+        r = interval_end(options)
 
         def intervals(times: Tensor) -> Tensor:
             t = times / getattr(model.model_sampling, "multiplier", 1.0)
-            # Frames that are given (t = 0) stay where they are.
+            # Frames that are conditions (t = 0) have an interval of length 0.
             return t * 0 if r is None else (t - r).clamp_min(0)
 
-        with interval.told(model.diffusion_model, family, embedder, intervals):
+        with interval.embed_intervals(model.diffusion_model, family, embedder, intervals):
             return executor(x, sigma, c_concat, c_crossattn, control, options, **conds)
 
     return apply_model
 
 
 def attach(model: Any, embedder: IntervalEmbedder, family: str) -> Any:
-    """A MODEL of a host's family that is told intervals; the given one stays as it is.
+    """A copy of a MODEL whose network also embeds the intervals of its calls.
 
-    Raises InvalidInput, in words, when the embedder is for another family or width.
+    Raises InvalidInput when the embedder is for another family or width.
     """
     found = flow.family(model)
     if found is None or found.time_embedding is None:
@@ -94,13 +95,14 @@ def attach(model: Any, embedder: IntervalEmbedder, family: str) -> Any:
         )
     interval.require_fit(embedder, family, model.model.diffusion_model, found.name)
     model = model.clone()
-    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _tell(embedder, found.name))
-    # The host loads it to the model's device, and counts its memory.
+    wrapper = _interval_wrapper(embedder, found.name)
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, EMBEDDER_KEY)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, EMBEDDER_KEY, wrapper)
+    # As an additional model, it is loaded to the model's device and its memory is counted.
     managed = comfy.model_patcher.ModelPatcher(
         embedder,
         load_device=model.load_device,
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    model.set_additional_models(KEY, [managed])
+    model.set_additional_models(EMBEDDER_KEY, [managed])
     return model

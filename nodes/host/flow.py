@@ -1,11 +1,11 @@
-"""How ComfyUI samples. With ``host_model`` the only file that knows the host's internals.
+"""How ComfyUI samples flow models: samplers, schedulers, denoisers, and the types of model.
 
-Everything here works on ComfyUI 0.3.64 and on 0.29; a host's SIGMAS are the core's time grid, since
-flow models take the linear path.
+Flow models follow the linear path, so that the host's SIGMAS are the time grid of sv_core.
+Everything here works on ComfyUI 0.3.64 and on 0.29.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import comfy.model_management
 import comfy.model_sampling
@@ -17,13 +17,14 @@ from ...sv_core.errors import InvalidInput
 from ...sv_core.models import families
 from ...sv_core.sampling import Callback, NoiseFn, VelocityFn
 
-CATEGORY = "sampling/stable velocity"
+Sampler: TypeAlias = comfy.samplers.KSAMPLER
+"""The host's class of a SAMPLER, from which ours are derived."""
 
 NOISE_SEED_OFFSET = 0x5AB1E
-"""Keeps noise drawn inside a run apart from the initial noise of this and of the next seeds."""
+"""Added to the seed for noise drawn during a run, which thus differs from the initial noise."""
 
 OWN_SAMPLER, OWN_SCHEDULER = "stable_vs", "regime_split"
-"""Our names in KSampler's drop-downs; neither can be built upon itself."""
+"""Our entries in KSampler's drop-downs; neither can serve as its own base."""
 
 UNFIT_SAMPLERS = {
     "ddpm": "it assumes a variance-preserving diffusion model",
@@ -33,25 +34,25 @@ UNFIT_SAMPLERS = {
     "res_multistep_ancestral": "it adds noise as a diffusion model needs it",
     "res_multistep_ancestral_cfg_pp": "it adds noise as a diffusion model needs it",
 }
-"""Samplers of the host that give wrong results with flow models, and why."""
+"""The host's samplers that give wrong results with flow models, each with the reason."""
 
 MULTISTEP_ONLY = ("uni_pc", "uni_pc_bh2")
-"""Samplers of the host that do nothing at all when they are given a single step."""
+"""The host's samplers that return their input unchanged when the grid has a single step."""
 
 
 def sampler_names() -> list[str]:
-    """The host's samplers that suit flow models, those of other packs included."""
+    """The host's samplers that work with flow models, including those of other packs."""
     names = comfy.samplers.SAMPLER_NAMES
     return [n for n in names if n not in UNFIT_SAMPLERS and n != OWN_SAMPLER]
 
 
 def scheduler_names() -> list[str]:
-    """The host's schedulers whose grids can be thinned, those of other packs included."""
+    """The host's schedulers whose grids can be thinned, including those of other packs."""
     return [n for n in comfy.samplers.SCHEDULER_NAMES if n != OWN_SCHEDULER]
 
 
 def require_fit_sampler(name: str) -> None:
-    """Raise InvalidInput, with the reason, for a sampler that is wrong for flow models."""
+    """Raise InvalidInput for a sampler that the host lacks or that is wrong for flow models."""
     if name in UNFIT_SAMPLERS:
         raise InvalidInput(
             f"{name} does not work with flow models ({UNFIT_SAMPLERS[name]}): choose euler, "
@@ -66,9 +67,9 @@ def require_fit_sampler(name: str) -> None:
 
 
 def require_linear_flow(model_sampling: Any) -> None:
-    """Raise InvalidInput, in words, unless v = (x - denoised) / sigma holds for the model."""
+    """Raise InvalidInput unless v = (x - denoised) / sigma holds for the model."""
     const = comfy.model_sampling.CONST
-    # Subclasses exist that give the model's output another meaning (image-to-image flows).
+    # Some subclasses of CONST give the model's output another meaning (image-to-image flows).
     if getattr(type(model_sampling), "calculate_denoised", None) is not const.calculate_denoised:
         bases = (c.__name__ for c in type(model_sampling).__mro__)
         kind = next((n for n in bases if hasattr(comfy.model_sampling, n) and n.isupper()), "other")
@@ -79,21 +80,26 @@ def require_linear_flow(model_sampling: Any) -> None:
 
 
 def total_steps(steps: int, denoise: float) -> int:
-    """How long a grid the host makes, to keep its last ``steps``."""
+    """The length of the grid whose last ``steps`` steps the host keeps for ``denoise`` below 1."""
     return int(steps / denoise) if denoise < 1 else steps
 
 
-def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
-    """The SIGMAS of the host's own BasicScheduler: (steps+1,), or none at all for denoise 0.
+def scheduler_sigmas(model_sampling: Any, scheduler: str, steps: int) -> Tensor:
+    """The grid of one of the host's schedulers: (steps+1,)."""
+    return comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps)
 
-    Raises InvalidInput, in words, when the MODEL is not a linear flow or the host's grid is none.
+
+def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
+    """The SIGMAS of the host's node BasicScheduler: (steps+1,), or (0,) for denoise 0.
+
+    Raises InvalidInput when the MODEL is not a linear flow or the grid is not finite.
     """
     model_sampling = model.get_model_object("model_sampling")
     require_linear_flow(model_sampling)
     if denoise <= 0:
         return torch.zeros(0)
     total = total_steps(steps, denoise)
-    sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, total)
+    sigmas = scheduler_sigmas(model_sampling, scheduler, total)
     if not sigmas.isfinite().all():
         raise InvalidInput(
             f"the scheduler {scheduler} has no grid of {total} steps (it divides by zero): choose "
@@ -113,12 +119,12 @@ def has_own_shift(model: Any) -> bool:
 
 
 def sampling_of(denoiser: Any) -> Any:
-    """The model_sampling behind what the host hands to a sampler function."""
+    """The ``model_sampling`` of the denoiser that the host passes to a sampler function."""
     return denoiser.inner_model.model_patcher.get_model_object("model_sampling")
 
 
 def velocity_from_denoiser(denoiser: Callable, extra_args: dict) -> VelocityFn:
-    """v = (x - D) / sigma; guidance, masks and hooks happen inside D, the host's own denoiser."""
+    """v = (x - D) / sigma. The host's denoiser D applies guidance, masks and hooks."""
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -128,7 +134,7 @@ def velocity_from_denoiser(denoiser: Callable, extra_args: dict) -> VelocityFn:
 
 
 def seeded_noise(denoiser: Any, extra_args: dict) -> NoiseFn:
-    """Standard noise from the run's seed, the same on every device, in the model's own scale."""
+    """Noise from the run's seed, the same on every device, times the model's ``noise_scale``."""
     seed = (extra_args.get("seed") or 0) + NOISE_SEED_OFFSET
     generator = torch.Generator("cpu").manual_seed(seed % 2**63)
     scale = getattr(sampling_of(denoiser), "noise_scale", 1.0)
@@ -140,7 +146,7 @@ def seeded_noise(denoiser: Any, extra_args: dict) -> NoiseFn:
 
 
 def step_report(callback: Callable[[dict], None] | None, first: int) -> Callback:
-    """The core's callback as the host's: steps count on from ``first``."""
+    """The host's callback as one of sv_core's samplers, with ``first`` added to the step."""
 
     def report(i: int, x: Tensor, v: Tensor, t: Tensor) -> None:
         if callback is not None:
@@ -159,7 +165,7 @@ def run_sampler(
     callback: Callable[[dict], None] | None,
     disable: bool | None,
 ) -> Tensor:
-    """One of the host's samplers over ``sigmas``, which may end above 0."""
+    """Run the host's sampler ``name`` over ``sigmas``, which may end above 0."""
     if name in MULTISTEP_ONLY and len(sigmas) == 2:
         name = "euler"
     sampler = comfy.samplers.sampler_object(name)
@@ -175,9 +181,7 @@ def run_sampler(
     )
 
 
-def make_sampler(function: Callable, base: str, **options: Any) -> comfy.samplers.KSAMPLER:
-    """A SAMPLER of our own that treats inpainting as ``base`` does."""
+def make_sampler(function: Callable, base: str, **options: Any) -> Sampler:
+    """A SAMPLER from a sampler function, with the inpainting options of the sampler ``base``."""
     inpainting = comfy.samplers.sampler_object(base).inpaint_options
-    return comfy.samplers.KSAMPLER(
-        function, extra_options={"base": base, **options}, inpaint_options=inpainting
-    )
+    return Sampler(function, extra_options={"base": base, **options}, inpaint_options=inpainting)

@@ -1,6 +1,5 @@
 """A SiT as an ordinary MODEL of ComfyUI, with the sampling, patches and previews of any other."""
 
-import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -10,26 +9,24 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models_base
-import comfy.utils
-import folder_paths
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ...sv_core.errors import InvalidInput
 from ...sv_core.latent import LatentSpec
 from ...sv_core.models.sit import SiT, from_checkpoint
 from . import average_velocity
+from .files import read_tensors
 
-FOLDER = "diffusion_models"
-UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError)
+SIT_FOLDER = "diffusion_models"
+"""The models folder in which SiT checkpoints lie."""
 
 
 class SpecLatentFormat(comfy.latent_formats.LatentFormat):
-    """The host's latent format that says what a ``LatentSpec`` says.
+    """A ``LatentSpec`` as the host's latent format.
 
-    The inherited 8 pixels per cell stay for pixel models too: it is what Empty Latent Image counts
-    in, on every version, and its smallest size would be too large for digits otherwise.
+    Pixel models inherit 8 pixels per cell too: Empty Latent Image divides its size by 8 on every
+    version, and the smallest size it offers would be too large for the digits otherwise.
     """
 
     def __init__(self, spec: LatentSpec):
@@ -37,7 +34,7 @@ class SpecLatentFormat(comfy.latent_formats.LatentFormat):
         self.latent_channels = spec.channels
         self.scale_factor = spec.scale
         if spec.kind == "pixels":
-            # The network's [-1, 1] is what previews take for black to white.
+            # Previews show -1 as black and 1 as white, which is the network's range.
             colours = {1: torch.ones(1, 3), 3: torch.eye(3)}
             if spec.channels in colours:
                 self.latent_rgb_factors = colours[spec.channels].tolist()
@@ -54,7 +51,7 @@ class SpecLatentFormat(comfy.latent_formats.LatentFormat):
 
 
 class SiTFamily(comfy.supported_models_base.BASE):
-    """What the host asks about a family of models."""
+    """The host's description of a family of models: latent format and sampling settings."""
 
     def __init__(self, spec: LatentSpec, shift: float):
         super().__init__({"disable_unet_model_creation": True})
@@ -62,11 +59,13 @@ class SiTFamily(comfy.supported_models_base.BASE):
         self.sampling_settings = {"shift": shift, "multiplier": 1.0}
 
 
-def _as_sit_takes_it(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
-    taken, r = {"y": options["y"]}, average_velocity.led_to(options.get("transformer_options", {}))
+def _sit_arguments(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+    """The host's arguments of a network as those of ``SiT.forward``: class labels, and r."""
+    r = average_velocity.interval_end(options.get("transformer_options", {}))
+    arguments = {"y": options["y"]}
     if r is not None:
-        taken["r"] = torch.full_like(args[1], r)
-    return args, taken
+        arguments["r"] = torch.full_like(args[1], r)
+    return args, arguments
 
 
 def _stop_if_interrupted(module: nn.Module, args: tuple) -> None:
@@ -74,12 +73,12 @@ def _stop_if_interrupted(module: nn.Module, args: tuple) -> None:
 
 
 class SiTModel(comfy.model_base.BaseModel):
-    """The host's wrapper around a network: flow sampling, class conditioning, checks in words."""
+    """The host's wrapper around the network: flow sampling and class conditioning."""
 
     def __init__(self, sit: SiT, spec: LatentSpec, shift: float):
         super().__init__(SiTFamily(spec, shift), comfy.model_base.ModelType.FLOW)
-        # Hooks instead of a wrapping module keep the parameters' names, which LoRA files use.
-        sit.register_forward_pre_hook(_as_sit_takes_it, with_kwargs=True)
+        # A wrapping module would change the names of the parameters, which LoRA files refer to.
+        sit.register_forward_pre_hook(_sit_arguments, with_kwargs=True)
         for block in sit.blocks:
             block.register_forward_pre_hook(_stop_if_interrupted)
         self.diffusion_model = sit
@@ -88,7 +87,7 @@ class SiTModel(comfy.model_base.BaseModel):
         return self.diffusion_model.pos_embed.dtype
 
     def process_timestep(self, timestep: Tensor, **inputs: Any) -> Tensor:
-        """ModelSampling nodes count time in their own units; a SiT wants sigma itself."""
+        """A SiT's time is sigma; the host's timestep is sigma times the sampling's multiplier."""
         return timestep / getattr(self.model_sampling, "multiplier", 1.0)
 
     def extra_conds(self, **inputs: Any) -> dict:
@@ -105,16 +104,19 @@ class SiTModel(comfy.model_base.BaseModel):
 
 
 def conditioning_from_classes(classes: list[int] | None) -> list:
-    """A CONDITIONING (n, 1, 1) that holds class + 1; None gives one entry of 0, for no class.
+    """A CONDITIONING (n, 1, 1) that holds class + 1; None, for no class, is a single 0.
 
-    So the host's own ConditioningZeroOut means "no class" too.
+    With that code the host's node ConditioningZeroOut also means "no class".
     """
     codes = [0] if classes is None else [c + 1 for c in classes]
     return [[torch.tensor(codes, dtype=torch.float32)[:, None, None], {}]]
 
 
 def classes_from_conditioning(cond: Tensor | None, num_classes: int) -> Tensor:
-    """The other way: labels (n,), with ``num_classes`` for no class."""
+    """The inverse of ``conditioning_from_classes``: labels (n,), ``num_classes`` for no class.
+
+    Raises InvalidInput for text conditioning, and for a class that the network does not have.
+    """
     if cond is None or cond.shape[1:] != (1, 1):
         raise InvalidInput(
             "a SiT is conditioned on classes, not on text: connect SiT Class Condition to its "
@@ -126,7 +128,7 @@ def classes_from_conditioning(cond: Tensor | None, num_classes: int) -> Tensor:
 
 
 def require_classes(classes: list[int], num_classes: int) -> None:
-    """Raise InvalidInput, in words, for a class that the network does not know."""
+    """Raise InvalidInput for a class that the network does not have."""
     if max(classes) >= num_classes:
         raise InvalidInput(
             f"class {max(classes)} does not exist: this SiT knows the classes 0 to "
@@ -134,36 +136,12 @@ def require_classes(classes: list[int], num_classes: int) -> None:
         )
 
 
-def file_path(folder: str, name: str) -> str:
-    """Where a model's file is. Raises InvalidInput, in words, when it is not there."""
-    path = folder_paths.get_full_path(folder, name)
-    if path is None:
-        raise InvalidInput(
-            f"{name} is not in ComfyUI's models/{folder}: put the file there, then press R to "
-            "refresh the list"
-        )
-    return path
-
-
-def read_tensors(folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """(tensors, metadata) of a file. Raises InvalidInput, in words, when it cannot be read."""
-    path = file_path(folder, name)
-    try:
-        state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-        return state, metadata
-    except UNREADABLE as e:
-        raise InvalidInput(
-            f"{name} cannot be read as a checkpoint (safetensors, or a .pt that holds nothing but "
-            "tensors): it is truncated or of another format, copy or download it again"
-        ) from e
-
-
 def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patcher.ModelPatcher:
-    """Read a checkpoint into a MODEL; ``data_time`` None takes what the checkpoint says.
+    """A checkpoint as a MODEL; ``data_time`` None leaves the checkpoint's time convention.
 
-    Raises InvalidInput in words when the file is missing, damaged or not a SiT's.
+    Raises InvalidInput when the file is missing, damaged or not a SiT's.
     """
-    state, metadata = read_tensors(FOLDER, name)
+    state, metadata = read_tensors(SIT_FOLDER, name)
     try:
         sit, spec = from_checkpoint(state, metadata)
     except InvalidInput as e:
@@ -178,7 +156,7 @@ def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patc
 
 
 def require_sit(model: Any) -> SiT:
-    """The network inside a MODEL of SiTLoader; other models raise InvalidInput, in words."""
+    """The network of a MODEL from SiT Loader. Raises InvalidInput for other models."""
     if not isinstance(model.model, SiTModel):
         raise InvalidInput(
             "SiT Class Condition needs the MODEL of SiT Loader, this is "
@@ -187,8 +165,16 @@ def require_sit(model: Any) -> SiT:
     return model.model.diffusion_model
 
 
+def empty_latent(sit: SiT, count: int) -> Tensor:
+    """Zeros for ``count`` pictures of the network's size, on the host's device for latents."""
+    config, device = sit.config, comfy.model_management.intermediate_device()
+    return torch.zeros(
+        count, config.in_channels, config.input_size, config.input_size, device=device
+    )
+
+
 class PixelVAE:
-    """The identity as a VAE: pixel latents (b, c, h, w) in [0, 1] and IMAGE (b, h, w, 3)."""
+    """The VAE of pixel models: latents (b, c, h, w) in [0, 1] are the IMAGE (b, h, w, 3)."""
 
     def __init__(self, channels: int):
         self.channels = channels
@@ -202,8 +188,8 @@ class PixelVAE:
         return latent.mean(1, keepdim=True) if self.channels == 1 else latent
 
 
-class OtherVAE:
-    """Stands where a VAE is needed that a SiT's file does not hold, and says which."""
+class MissingVAE:
+    """The VAE output of a latent-space SiT, whose file has no VAE: raises InvalidInput on use."""
 
     def decode(self, latent: Tensor) -> Tensor:
         raise InvalidInput(
@@ -214,7 +200,7 @@ class OtherVAE:
     encode = decode
 
 
-def image_codec(model: comfy.model_patcher.ModelPatcher) -> PixelVAE | OtherVAE:
-    """The VAE output of SiTLoader."""
+def vae_of(model: comfy.model_patcher.ModelPatcher) -> PixelVAE | MissingVAE:
+    """The VAE output of SiT Loader for its MODEL."""
     spec = model.model.latent_format.spec
-    return PixelVAE(spec.channels) if spec.kind == "pixels" else OtherVAE()
+    return PixelVAE(spec.channels) if spec.kind == "pixels" else MissingVAE()

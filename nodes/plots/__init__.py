@@ -1,1 +1,1 @@
-"""Pictures that nodes draw. Host-free."""
+"""The pictures that nodes draw, as tensors. Nothing here needs the host."""

@@ -1,24 +1,19 @@
-"""Drawing for the nodes: an antialiased canvas, and the picture of a time grid. Host-free."""
+"""An antialiased canvas to draw the plots on."""
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-SUPERSAMPLING = 2  # PIL draws without antialiasing: draw large, then reduce
+from . import colours
 
-# Okabe and Ito's colours, told apart with any colour vision; shapes differ as well.
-USED, NATIVE, SPLIT, BOUNDARY = "#0072B2", "#8A8F98", "#D55E00", "#009E73"
-USED_LINE, NATIVE_LINE = "#8CC0E0", "#C9CCD1"
-INK, QUIET, PAPER, HIGH_BAND, LOW_BAND = "#1D2129", "#5B616B", "#FFFFFF", "#FCEFE3", "#EDF4FA"
-
-WIDTH, HEIGHT = 1200, 720
-LEFT, RIGHT, TOP, BOTTOM = 92, 860, 116, 600  # the axes' frame in pixels
+SUPERSAMPLING = 2
+"""PIL draws without antialiasing, so the canvas is this much larger and is reduced at the end."""
 
 
 class Canvas:
-    """PIL drawing in pixels of the finished picture, antialiased. PIL's font knows ASCII only."""
+    """Draws with PIL in the pixels of the finished picture. Its font has ASCII characters only."""
 
-    def __init__(self, width: int, height: int, colour: str = PAPER):
+    def __init__(self, width: int, height: int, colour: str = colours.BACKGROUND):
         self.image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), colour)
         self.draw = ImageDraw.Draw(self.image)
 

@@ -1,4 +1,4 @@
-"""How near one batch of pictures is to another, in numbers, words and a side-by-side. Host-free."""
+"""The differences between two batches of pictures: scores, a report and a side-by-side."""
 
 import math
 from typing import NamedTuple
@@ -7,25 +7,28 @@ import torch
 from torch import Tensor
 
 from ...sv_core.fidelity import psnr, ssim
-from .canvas import INK, Canvas
+from . import colours
+from .canvas import Canvas
 
 SSIM_WINDOW = 11
-PANEL, CAPTION, GAP = 384, 36, 8  # pixels: least panel width, height of a caption, between panels
+"""The width of SSIM's window, in pixels: the smallest picture for which it is defined."""
+PANEL, CAPTION, GAP = 384, 36, 8
+"""Pixels: the smallest width of a panel, the height of a caption, the space between panels."""
 
 
 class Scores(NamedTuple):
-    """How near two batches are: per picture, and the whole batch as one picture."""
+    """PSNR and SSIM of two batches: for each picture, and for all of them together."""
 
     psnr: list[float]
     ssim: list[float] | None
-    """None where a side is too short for SSIM's window."""
+    """None where the pictures are smaller than SSIM's window."""
     psnr_all: float
     largest: float
-    """The largest difference of any value; 1 is black against white."""
+    """The largest difference of a value; between black and white it is 1."""
 
     @property
     def ssim_all(self) -> float:
-        """The mean over the batch; not a number where SSIM is not defined."""
+        """SSIM as a mean over the batch; nan where it is not defined."""
         return math.nan if self.ssim is None else sum(self.ssim) / len(self.ssim)
 
 
@@ -39,12 +42,12 @@ def score(reference: Tensor, candidate: Tensor) -> Scores:
         if min(a.shape[2:]) >= SSIM_WINDOW:
             ssims.append(float(ssim(a, b)))
     each = torch.cat(mses).double()
-    whole = -10 * torch.log10((10 ** (-each / 10)).mean())  # of the mean squared error
+    whole = -10 * torch.log10((10 ** (-each / 10)).mean())  # from the mean of the squared errors
     return Scores(each.tolist(), ssims or None, float(whole), largest)
 
 
-def in_words(psnr_db: float, similarity: float) -> str:
-    """One line for one picture or batch."""
+def score_text(psnr_db: float, similarity: float) -> str:
+    """PSNR, and SSIM where it is defined, as one line."""
     if math.isinf(psnr_db):
         return "identical (PSNR is infinite)"
     words = f"PSNR {psnr_db:.2f} dB"
@@ -52,12 +55,12 @@ def in_words(psnr_db: float, similarity: float) -> str:
 
 
 def report_scores(scores: Scores, gain: float, size: str) -> str:
-    """All scores as text."""
+    """All scores as text, one line for each picture; ``size`` is theirs, such as 8 x 8."""
     similarities = scores.ssim or [math.nan] * len(scores.psnr)
     pairs = zip(scores.psnr, similarities, strict=True)
-    lines = [f"picture {i}: {in_words(*pair)}" for i, pair in enumerate(pairs, 1)]
+    lines = [f"picture {i}: {score_text(*pair)}" for i, pair in enumerate(pairs, 1)]
     if len(lines) > 1:
-        lines.append(f"all {len(lines)} together: {in_words(scores.psnr_all, scores.ssim_all)}")
+        lines.append(f"all {len(lines)} together: {score_text(scores.psnr_all, scores.ssim_all)}")
     if scores.ssim is None:
         lines.append(f"no SSIM: it needs {SSIM_WINDOW} pixels a side, these pictures are {size}")
     if scores.largest:
@@ -69,12 +72,12 @@ def report_scores(scores: Scores, gain: float, size: str) -> str:
 
 
 def choose_gain(largest: float) -> float:
-    """The largest power of two up to 256 that no difference exceeds white with."""
+    """The largest power of two up to 256 with which no amplified difference exceeds 1."""
     return 2.0 ** max(0, min(8, math.floor(-math.log2(largest)))) if largest else 1.0
 
 
 def panel(image: Tensor) -> Tensor:
-    """A picture (h, w, c) as a panel (h', w', 3) wide enough for a caption: whole-number zoom."""
+    """A picture (h, w, c), enlarged by a whole factor to at least PANEL pixels: (h', w', 3)."""
     image = image[..., :3].float().cpu()
     if image.shape[-1] < 3:
         image = image[..., :1].expand(-1, -1, 3)
@@ -83,8 +86,9 @@ def panel(image: Tensor) -> Tensor:
 
 
 def caption(width: int, text: str) -> Tensor:
+    """A line of text as a picture: (CAPTION, width, 3)."""
     canvas = Canvas(width, CAPTION)
-    canvas.text(8, CAPTION / 2, text, 18, INK, "lm")
+    canvas.text(8, CAPTION / 2, text, 18, colours.TEXT, "lm")
     return canvas.tensor()
 
 
@@ -95,7 +99,7 @@ def side_by_side(
     similarities = scores.ssim or [math.nan] * len(scores.psnr)
     rows = []
     for i, images in enumerate(zip(reference, candidate, difference, strict=True)):
-        words = in_words(scores.psnr[i], similarities[i])
+        words = score_text(scores.psnr[i], similarities[i])
         captions = ("reference", f"candidate: {words}", f"difference x {gain:g}")
         if math.isinf(scores.psnr[i]):
             captions = ("reference", "candidate: identical", "no difference")

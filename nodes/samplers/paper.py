@@ -1,4 +1,7 @@
-"""The paper's two-regime sampler over any sampler of the host."""
+"""The paper's sampler: one of the host's at high noise, stable steps below the split.
+
+[arXiv 2602.05435, StableVS]
+"""
 
 from collections.abc import Callable
 
@@ -8,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ...sv_core import sampling
 from ...sv_core.schedules import split_index
-from ..checks import SPLIT, require_grid, require_split
+from ..checks import PAPER_SPLIT, require_grid, require_split
 from ..host import flow
 
 
@@ -21,18 +24,18 @@ def sample_stable_vs(
     callback: Callable[[dict], None] | None = None,
     disable: bool | None = None,
     base: str = "euler",
-    split: float = SPLIT,
+    split: float = PAPER_SPLIT,
     noise: float = 0.0,
 ) -> Tensor:
-    """The host's sampler ``base`` while sigma >= split, stable steps from there to the end.
+    """The host's sampler ``base`` while sigma >= split, then stable steps to the end.
 
-    A sampler function of the host: x (b, ...) at sigmas[0], sigmas (n+1,) -> x at sigmas[-1].
+    A sampler function for the host: x (b, ...) at sigmas[0], sigmas (n+1,) -> x at sigmas[-1].
     """
     require_grid(sigmas)
     require_split(split)
     flow.require_linear_flow(flow.sampling_of(model))
     extra_args = extra_args or {}
-    # Steps that begin at or above the split; the last of them ends on the first low node.
+    # The number of steps that begin at or above the split; the last ends on the first low node.
     high = min(split_index(sigmas, split), len(sigmas) - 1)
     if high:
         head = sigmas[: high + 1]
@@ -48,7 +51,7 @@ def sample_stable_vs(
             bar.update()
 
         velocity = flow.velocity_from_denoiser(model, extra_args)
-        if noise == 0:  # the same step with half the arithmetic, and no buffers for its parts
+        if noise == 0:  # the same steps with half the arithmetic and fewer tensors
             return sampling.sample_euler(velocity, x, low, callback=after_call)
         return sampling.sample_stable(
             velocity,

@@ -1,9 +1,9 @@
-"""Which calls a sampler makes: the plan that a node's settings describe."""
+"""Which steps of a grid call the model, as the settings of StableVS Sampler describe it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...sv_core.call_rules import RULES
+from ...sv_core.call_rules import CALL_RULES
 from ...sv_core.errors import InvalidInput
 from ...sv_core.solvers import SOLVERS
 from ..calibration_file import Calibration, Nodes
@@ -15,31 +15,32 @@ FORECAST, ADAPTIVE, SELF, CALIBRATED, ODE = MODES = (
     "calibrated",
     "ode",
 )
-CALLS = 14
+DEFAULT_CALLS = 14
+"""The usual number of model calls, for grids of about 30 steps."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run shall do. ``nodes`` replays a list, in place of the mode's own choice."""
+    """The settings of a run. ``nodes``, unless empty, replaces the mode's choice of calls."""
 
     mode: str = FORECAST
     solver: str = "euler"
-    calls: int = CALLS
+    calls: int = DEFAULT_CALLS
     rule: str = "auto"
     tolerance: float = 0.02
     nodes: Nodes = ()
     calibration: Calibration | None = None
     note: Callable[[dict], None] | None = None
-    """Receives what a run that chose its calls itself has done."""
+    """Receives the calls of a run that chose them while it ran (adaptive, self-calibrating)."""
 
     def check(self) -> None:
-        """Raise InvalidInput, in words, for settings that contradict each other."""
+        """Raise InvalidInput for unknown names and for settings that contradict each other."""
         if self.mode not in MODES:
             raise InvalidInput(f"there is no mode {self.mode!r}: choose {', '.join(MODES)}")
         if self.solver not in SOLVERS:
             raise InvalidInput(f"there is no solver {self.solver!r}: choose {', '.join(SOLVERS)}")
-        if self.rule not in RULES:
-            raise InvalidInput(f"there is no rule {self.rule!r}: choose {', '.join(RULES)}")
+        if self.rule not in CALL_RULES:
+            raise InvalidInput(f"there is no rule {self.rule!r}: choose {', '.join(CALL_RULES)}")
         if self.mode == CALIBRATED and self.calibration is None and not self.nodes:
             raise InvalidInput(
                 "mode calibrated needs a calibration: connect StableVS Calibration Loader or "
@@ -53,9 +54,10 @@ class Plan:
 
 
 def metadata_writer(pnginfo: dict | None, node: str) -> Callable[[dict], None]:
-    """Adds what a run did to the metadata of the pictures that the same prompt saves later.
+    """A function that adds an entry to the metadata of the pictures that a prompt saves later.
 
-    The host hands one dictionary to every node of a prompt; through the API it may lack.
+    ``pnginfo`` is the host's dictionary, the same for every node of a prompt; a prompt that was
+    queued through the API may have none.
     """
 
     def note(entry: dict) -> None:

@@ -1,4 +1,4 @@
-"""Sampler functions that call the model at some of a grid's nodes, as the host runs them.
+"""Sampler functions that call the model at some of a grid's nodes and forecast the rest.
 
 Every run starts anew: nothing of one model call, or of one expert's part, reaches another run. What
 the host does inside a call (guidance, CFG++ style hooks, masks, control) happens at the real calls.
@@ -6,11 +6,11 @@ the host does inside a call (guidance, CFG++ style hooks, masks, control) happen
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import comfy.samplers
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,42 +24,73 @@ from ...sv_core.solvers import SOLVERS
 from ..calibration_file import Nodes, write_nodes
 from ..checks import require_grid
 from ..host import flow
-from .plan import ADAPTIVE, CALIBRATED, CALLS, FORECAST, ODE, SELF, Plan
-from .progress import Progress, _Run, _RunInSteps
+from .plan import ADAPTIVE, CALIBRATED, DEFAULT_CALLS, FORECAST, ODE, SELF, Plan
+from .progress import CallTracker, Progress, StepTracker
 
-"""The usual number, for grids of about 30 steps."""
 REMEMBERED = 32
-"""Grids, sizes and settings for which a model's own list of calls is kept."""
+"""Lists of calls that are kept for one model, each for another grid, size or setting."""
 
-
-# Found by a queue's first picture, for the pictures after it. It goes when its model goes.
+# Mode self-calibrating: the lists found by a queue's first picture, for the pictures after it. They
+# are dropped together with their model.
 _found: WeakKeyDictionary[Any, OrderedDict[tuple, Nodes]] = WeakKeyDictionary()
 
 
 def _lists(model: Any) -> OrderedDict[tuple, Nodes]:
+    """The lists of calls found so far for a MODEL, the oldest first."""
     return _found.setdefault(model.model, OrderedDict())
 
 
-def _queue_key(model: Any, x: Tensor, sigmas: Tensor, plan: Plan) -> tuple:
+def _list_key(model: Any, x: Tensor, sigmas: Tensor, plan: Plan) -> tuple:
     """What must agree for a list to be used again: patches (LoRAs), size, grid, calls, solver."""
     grid = tuple(round(s, 6) for s in sigmas.tolist())
     return model.patches_uuid, tuple(x.shape[1:]), grid, plan.calls, plan.solver
 
 
-def _remember(model: Any, key: tuple, recorder: Recorder, times: list[float], calls: int) -> None:
-    gram = recorder.gram()
+class Choice(NamedTuple):
+    """Where a run calls the model, as far as it is decided before the run."""
+
+    nodes: Sequence[int] = ()
+    """Nodes of the native grid; empty when all nodes are called, or the tolerance decides."""
+    recorder: Recorder | None = None
+    """Records a run from which the calls of the following pictures are found."""
+    key: tuple = ()
+    """The key under which these are kept."""
+
+
+def choose(plan: Plan, model: Any, x: Tensor, sigmas: Tensor) -> Choice:
+    """The calls of a run of MODEL from x over ``sigmas``, by the plan's list or mode."""
+    times = sigmas.tolist()
+    if plan.nodes:
+        return Choice(plan.nodes)
+    if plan.mode == CALIBRATED:
+        assert plan.calibration is not None  # Plan.check refuses anything else
+        return Choice(plan.calibration.nodes_for(model, sigmas, plan.calls))
+    if plan.mode == SELF:
+        key = _list_key(model, x, sigmas, plan)
+        if nodes := _lists(model).get(key):
+            return Choice(nodes)
+        return Choice(call_nodes(times, plan.calls, "early"), Recorder(sigmas), key)
+    if plan.mode == FORECAST:
+        return Choice(call_nodes(times, plan.calls, plan.rule))
+    return Choice()
+
+
+def _remember(model: Any, choice: Choice, times: list[float], calls: int) -> None:
+    """Keep the list of ``calls`` that a recorded run suggests, unless the run diverged."""
+    assert choice.recorder is not None
+    gram = choice.recorder.gram()
     if not np.isfinite(gram).all():
         logging.warning("StableVS: the run diverged, so nothing can be learnt from it.")
         return
     lists = _lists(model)
-    lists[key] = tuple(self_calibrate(gram, recorder.nodes, times, calls))
+    nodes = lists[choice.key] = tuple(self_calibrate(gram, choice.recorder.nodes, times, calls))
     while len(lists) > REMEMBERED:
         lists.popitem(last=False)
-    logging.info("StableVS: the next pictures call at %s", write_nodes(lists[key]))
+    logging.info("StableVS: the next pictures call at %s", write_nodes(nodes))
 
 
-class PlannedSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER whose progress bar counts model calls; every other host SAMPLER counts steps."""
+class PlannedSampler(flow.Sampler):
+    """A SAMPLER that runs a plan; the host's progress bar counts its model calls, not its steps."""
 
     def __init__(self, plan: Plan):
         super().__init__(sample_planned, {"plan": plan})
@@ -69,20 +100,29 @@ class PlannedSampler(comfy.samplers.KSAMPLER):
             return super().sample(model_wrap, sigmas, extra_args, None, *args, **kw)
         progress = Progress(callback)
         options = self.extra_options | {"progress": progress}
-        run = comfy.samplers.KSAMPLER(self.sampler_function, options, self.inpaint_options)
+        run = flow.Sampler(self.sampler_function, options, self.inpaint_options)
         samples = run.sample(model_wrap, sigmas, extra_args, progress, *args, **kw)
         progress.finish()
         return samples
 
 
 def ode_sigmas(sigmas: Tensor, calls: int) -> Tensor:
-    """The grid of mode ode: its own of ``calls`` steps between the ends, or SIGMAS if shorter."""
+    """Mode ode's grid: ``ode_grid(calls)`` between the ends of SIGMAS, or SIGMAS if shorter."""
     if calls >= len(sigmas) - 1:
         return sigmas
     first, last = sigmas[0].double(), sigmas[-1].double()
     grid = (last + (first - last) * ode_grid(calls).to(first)).to(sigmas)
     grid[0], grid[-1] = sigmas[0], sigmas[-1]
     return grid
+
+
+def _report(plan: Plan, nodes: Sequence[int], steps: int) -> None:
+    """Log where a run called the model, and note it for the pictures' metadata."""
+    listed = write_nodes(nodes)
+    places = f" at {listed}" if plan.mode != ODE else ""
+    logging.info("StableVS %s: %d of %d calls%s", plan.mode, len(nodes), steps, places)
+    if plan.note is not None and plan.mode in (ADAPTIVE, SELF):
+        plan.note({"mode": plan.mode, "solver": plan.solver, "steps": steps, "nodes": listed})
 
 
 @torch.no_grad()
@@ -96,57 +136,42 @@ def sample_planned(
     plan: Plan | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """A sampler function of the host, on the native grid: x at sigmas[0] -> x at sigmas[-1]."""
+    """A sampler function for the host, on the native grid: x at sigmas[0] -> x at sigmas[-1]."""
     plan = plan or Plan()
     require_grid(sigmas)
     plan.check()
     flow.require_linear_flow(flow.sampling_of(model))
     if len(sigmas) == 1:
         return x
-    velocity = flow.velocity_from_denoiser(model, extra_args or {})
-    patcher, steps, times = model.inner_model.model_patcher, len(sigmas) - 1, sigmas.tolist()
-    options, recorder, key = {}, None, None
+    patcher, steps = model.inner_model.model_patcher, len(sigmas) - 1
+    choice = choose(plan, patcher, x, sigmas)
     if plan.mode == ODE:
-        sigmas = ode_sigmas(sigmas, plan.calls)
-        total, sample = len(sigmas) - 1, sampling.sample_ode
+        grid, sample = ode_sigmas(sigmas, plan.calls), sampling.sample_ode
+        total = len(grid) - 1
     else:
-        nodes = plan.nodes
-        if not nodes and plan.mode == CALIBRATED:
-            assert plan.calibration is not None  # or plan.check() has said so
-            nodes = plan.calibration.nodes_for(patcher, sigmas, plan.calls)
-        elif not nodes and plan.mode == SELF:
-            key = _queue_key(patcher, x, sigmas, plan)
-            nodes = _lists(patcher).get(key, ())
-            if not nodes:
-                nodes, recorder = call_nodes(times, plan.calls, "early"), Recorder(sigmas)
-        elif not nodes and plan.mode == FORECAST:
-            nodes = call_nodes(times, plan.calls, plan.rule)
-        total, sample = len(nodes) or None, sampling.sample_forecast
-        options = {"solver": SOLVERS[plan.solver], "nodes": nodes or None}
-        options["tolerance"] = plan.tolerance
+        options = {"nodes": choice.nodes or None, "tolerance": plan.tolerance}
+        sample = partial(sampling.sample_forecast, solver=SOLVERS[plan.solver], **options)
+        grid, total = sigmas, len(choice.nodes) or None
     if progress is not None:
         progress.total = total
     with tqdm(total=total, disable=disable) as bar:
-        run = _Run(callback, bar, recorder)
-        x = sample(velocity, x, sigmas, callback=run, **options)
-    told = f" at {write_nodes(run.nodes)}" if plan.mode != ODE else ""
-    logging.info("StableVS %s: %d of %d calls%s", plan.mode, len(run.nodes), steps, told)
-    if recorder is not None and key is not None and total is not None and total < steps:
-        _remember(patcher, key, recorder, times, plan.calls)
-    if plan.note is not None and plan.mode in (ADAPTIVE, SELF):
-        told = {"mode": plan.mode, "solver": plan.solver, "steps": steps}
-        plan.note(told | {"nodes": write_nodes(run.nodes)})
+        calls = CallTracker(callback, bar, choice.recorder)
+        velocity = flow.velocity_from_denoiser(model, extra_args or {})
+        x = sample(velocity, x, grid, callback=calls)
+    _report(plan, calls.nodes, steps)
+    if choice.recorder is not None and len(choice.nodes) < steps:
+        _remember(patcher, choice, sigmas.tolist(), plan.calls)
     return x
 
 
 def fixed_calls(sigmas: Tensor) -> int:
-    """How many calls the drop-down's form makes of a grid: 14, or all of a shorter one.
+    """The number of calls of the drop-down's ``stable_vs``: 14, or all steps of a shorter grid.
 
-    A part of a grid, as two experts or denoise below 1 have it: half of its steps, 8 to 14.
+    On a part of a grid (two experts, or denoise below 1): half of its steps, but 8 to 14.
     """
     steps = len(sigmas) - 1
     whole = float(sigmas[0]) > 0.99 and float(sigmas[-1]) == 0
-    return min(steps, CALLS if whole else min(CALLS, max(8, -(-steps // 2))))
+    return min(steps, DEFAULT_CALLS if whole else min(DEFAULT_CALLS, max(8, -(-steps // 2))))
 
 
 @torch.no_grad()
@@ -159,9 +184,9 @@ def sample_fixed(
     disable: bool | None = None,
     solver: str = "euler",
 ) -> Tensor:
-    """``stable_vs`` in KSampler's drop-down: forecast with ``fixed_calls``, on any native grid.
+    """``stable_vs`` in KSampler's drop-down: forecasts with ``fixed_calls`` on any native grid.
 
-    The host's bar counts steps there, so every call advances it by the steps that it decides.
+    The host's bar counts steps there, so each call advances it up to the next call.
     """
     require_grid(sigmas)
     flow.require_linear_flow(flow.sampling_of(model))
@@ -176,7 +201,7 @@ def sample_fixed(
             sigmas,
             solver=SOLVERS[solver],
             nodes=nodes,
-            callback=_RunInSteps(callback, bar, nodes, steps),
+            callback=StepTracker(callback, bar, nodes, steps),
         )
     logging.info("StableVS: %d of %d calls at %s", len(nodes), steps, write_nodes(tuple(nodes)))
     return x

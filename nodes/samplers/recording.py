@@ -1,13 +1,9 @@
-"""Runs of a model, recorded for a calibration."""
+"""Record ordinary runs of a model, and find from them the calls that a calibration holds."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import comfy.sample
-import comfy.samplers
-import comfy.utils
-import latent_preview
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,11 +13,10 @@ from ...sv_core.calibration import Recorder
 from ...sv_core.errors import InvalidInput
 from ...sv_core.regimes import drift, suggest_split
 from ...sv_core.rehearsal import CHECKS, rehearse
-from ..calibration_file import FEWEST, MOST, Calibration, Nodes, fingerprint
-from ..host import compat, flow
+from ..calibration_file import FEWEST_CALLS, MOST_CALLS, Calibration, Nodes, fingerprint
+from ..host import flow
+from ..host.guider import preview_callback, run_guider, starting_latent
 from .progress import Progress
-
-"""Numbers of calls for which a calibration holds a list."""
 
 
 @torch.no_grad()
@@ -36,7 +31,7 @@ def record(
     recorder: Recorder,
     nodes: Sequence[int] = (),
 ) -> Tensor:
-    """A sampler function: the host's ``euler``, or its forecast with calls at ``nodes``."""
+    """A sampler function for the host: Euler steps, or their forecast with calls at ``nodes``."""
     flow.require_linear_flow(flow.sampling_of(model))
     report = flow.step_report(callback, 0)
 
@@ -50,11 +45,11 @@ def record(
 
 
 class RecordedRuns:
-    """Ordinary runs of a guider, one after the other, of seeds that count on.
+    """Ordinary runs of a guider, one after the other, with the seeds seed, seed + 1, ...
 
-    ``check`` runs forecasts of the same noise; the bar has room for ``CHECKS`` of ``calls`` each.
-    All velocities stay in main memory until the last check: for 4 runs, 30 steps and 10 calls of a
-    16 x 128 x 128 latent at most 150 MB.
+    ``check`` runs forecasts from the same noise; the progress bar counts ``CHECKS`` of them, with
+    ``calls`` each. All velocities stay in main memory until the last check: for 4 runs, 30 steps
+    and 10 calls of a 16 x 128 x 128 latent at most 150 MB.
     """
 
     def __init__(
@@ -62,30 +57,27 @@ class RecordedRuns:
     ):
         self._guider, self._latent, self._sigmas, self._seed = guider, latent, sigmas, seed
         patcher, steps = guider.model_patcher, len(sigmas) - 1
-        self._start = compat.known(
-            comfy.sample.fix_empty_latent_channels,
-            patcher,
-            latent["samples"],
-            downscale_ratio_spacial=latent.get("downscale_ratio_spacial"),
-            downscale_ratio_temporal=latent.get("downscale_ratio_temporal"),
-        )
+        self._start = starting_latent(patcher, latent)
         self._calls = runs * (steps + CHECKS * calls)
-        self._progress = Progress(latent_preview.prepare_callback(patcher, self._calls))
+        self._progress = Progress(preview_callback(patcher, self._calls))
         self.recorders = [Recorder(sigmas) for _ in range(runs)]
         self._run_all()
 
     def check(self, nodes: Sequence[int]) -> None:
-        """A forecast with calls at ``nodes`` from every recorded noise. Raises as the runs do."""
+        """Run a forecast with calls at ``nodes`` from the noise of every run, and record it.
+
+        Raises InvalidInput when a run diverges.
+        """
         self._run_all(nodes)
 
     def gram(self) -> np.ndarray:
-        """Inner products (n, n) of the ordinary runs, summed."""
+        """Inner products (n, n) of the velocities, summed over the ordinary runs."""
         steps = len(self._sigmas) - 1
         grams = (recorder.gram()[:steps, :steps] for recorder in self.recorders)
         return sum(grams, np.zeros((steps, steps)))
 
     def finish(self) -> None:
-        """Fill the bar: fewer checks may have been enough."""
+        """Fill the progress bar, since fewer checks than ``CHECKS`` may have been made."""
         self._progress.finish()
 
     def _run_all(self, nodes: Sequence[int] = ()) -> None:
@@ -95,17 +87,9 @@ class RecordedRuns:
             def shown(i: int, denoised: Tensor, x: Tensor, total: int, before: int = before):
                 self._progress(before + i, denoised, x, self._calls)
 
+            sampler = flow.Sampler(record, {"recorder": recorder, "nodes": nodes})
             seed = self._seed + run
-            self._guider.sample(
-                comfy.sample.prepare_noise(self._start, seed, self._latent.get("batch_index")),
-                self._start,
-                comfy.samplers.KSAMPLER(record, {"recorder": recorder, "nodes": nodes}),
-                self._sigmas,
-                denoise_mask=self._latent.get("noise_mask"),
-                callback=shown,
-                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                seed=seed,
-            )
+            run_guider(self._guider, self._start, self._latent, sampler, self._sigmas, seed, shown)
             if not np.isfinite(recorder.grams()).all():
                 raise InvalidInput(
                     "a recorded run diverged (its velocities are not numbers): check model, "
@@ -114,13 +98,13 @@ class RecordedRuns:
 
 
 def find_nodes(recorded: RecordedRuns, sigmas: Tensor, calls: int) -> dict[int, Nodes]:
-    """Lists for every number of calls; the one for ``calls`` is checked in runs of the model."""
+    """A list for each number of calls; the one of ``calls`` is checked in runs of the model."""
     rehearsal, checked = rehearse(
         recorded.recorders, sigmas.double().tolist(), calls, recorded.check
     )
     recorded.finish()
-    most = min(MOST, len(sigmas) - 2)
-    return {n: checked if n == calls else rehearsal.best(n) for n in range(FEWEST, most + 1)}
+    most = min(MOST_CALLS, len(sigmas) - 2)
+    return {n: checked if n == calls else rehearsal.best(n) for n in range(FEWEST_CALLS, most + 1)}
 
 
 def calibration_from(
@@ -132,11 +116,11 @@ def calibration_from(
     seed: int,
     checked: int,
 ) -> Calibration:
-    """What recorded runs say about a model on a grid."""
+    """The calibration of a model on a grid, from the inner products and lists of recorded runs."""
     times = sigmas.double().tolist()
     curve = drift(gram, times)
     middle = [(a + b) / 2 for a, b in pairwise(times[:-1])]
-    # Where the velocity does not turn more towards noise, there is no plateau to leave.
+    # Unless the drift rises towards noise, there is no plateau that it leaves.
     rises = curve[: curve.argmin() + 1].max() > 1.2 * curve.min()
     return Calibration(
         *fingerprint(model),

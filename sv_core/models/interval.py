@@ -1,8 +1,8 @@
-"""How a network is told its times: t, and the interval t - r that an average velocity is over.
+"""Embeddings of time: of t, and of t - r, the length of an average velocity's interval.
 
-The interval's embedder joins the embedding of t by addition and begins as zero, so that a network
-trained for the velocity predicts what it predicted, for any r, until MeanFlow trains it further. A
-SiT has it as a part of itself; for the families of ComfyUI it is a file of its own.
+The embedding of t - r is added to that of t. It begins as zero, so that a network that was trained
+for the velocity predicts the same for every r until MeanFlow trains it further. In a SiT the
+embedder is a part of the network; for ComfyUI's families of models it is a file of its own.
 """
 
 import json
@@ -17,11 +17,11 @@ from ..errors import InvalidInput
 from . import families
 
 PREFIX = "interval_embedder."
-"""What the embedder's tensors are called, inside a SiT's file and in a file of their own."""
+"""The prefix of the embedder's tensors, inside a SiT's file and in a file of their own."""
 
 
 def linear(layers: nn.Sequential, k: int) -> nn.Linear:
-    """Layer ``k`` of several, which is a linear one. Raises AssertionError when it is not."""
+    """Layer ``k``, which must be a linear one: AssertionError otherwise."""
     layer = layers[k]
     assert isinstance(layer, nn.Linear)
     return layer
@@ -43,7 +43,7 @@ class TimestepEmbedder(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        # At least float32, whatever the weights are: half precision cannot tell times apart.
+        # In float32 or better, whatever the weights are: half precision rounds times together.
         t = t.to(torch.promote_types(self.omega.dtype, torch.float32))
         angle = t[:, None] * self.omega
         waves = torch.cat([angle.cos(), angle.sin()], dim=1)
@@ -51,7 +51,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class IntervalEmbedder(TimestepEmbedder):
-    """The same of t - r, zero until it is trained."""
+    """A ``TimestepEmbedder`` of t - r whose output is zero until it is trained."""
 
     def __init__(self, hidden_size: int, frequencies: int = 256):
         super().__init__(hidden_size, frequencies)
@@ -62,26 +62,26 @@ class IntervalEmbedder(TimestepEmbedder):
 
 
 def has_interval(state: Mapping[str, Tensor]) -> bool:
-    """Whether a file's tensors hold an interval's embedder."""
+    """Whether the tensors of a file include an interval embedder."""
     return any(name.startswith(PREFIX) for name in state)
 
 
 def to_file(embedder: IntervalEmbedder, family: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a family's embedder as a file of its own."""
     tensors = {PREFIX + name: tensor for name, tensor in embedder.state_dict().items()}
-    said = {"family": family, "width": width(embedder)}
-    return tensors, {"interval_embedder": json.dumps(said)}
+    description = {"family": family, "width": width(embedder)}
+    return tensors, {"interval_embedder": json.dumps(description)}
 
 
 def from_file(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None
 ) -> tuple[IntervalEmbedder, str]:
-    """(embedder, family) of what ``to_file`` gave. Raises InvalidInput in words for other files."""
+    """(embedder, family) from what ``to_file`` returned. Raises InvalidInput for other files."""
     try:
-        said = json.loads((metadata or {})["interval_embedder"])
+        description = json.loads((metadata or {})["interval_embedder"])
         embedder = IntervalEmbedder(*state[PREFIX + "mlp.0.weight"].shape)
         embedder.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
-        family = said["family"]
+        family = description["family"]
     except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as e:
         raise InvalidInput(
             "this is not an interval embedder, or a damaged one: choose the file that MeanFlow's "
@@ -91,25 +91,26 @@ def from_file(
 
 
 def time_embedding(network: nn.Module, family: str) -> nn.Module:
-    """The part of a family's network whose output the interval's embedding joins."""
+    """The module of a family's network to whose output the interval's embedding is added."""
     record = families.find(family)
     assert record is not None and record.time_embedding is not None, family
     return getattr(network, record.time_embedding)
 
 
 def width(embedding: nn.Module) -> int:
-    """The numbers that an embedding of time gives: those of its last linear layer.
+    """The width of an embedding of time: the number of outputs of its last linear layer.
 
-    Linear layers are known by ``out_features``: the host's quantised ones are not ``nn.Linear``.
+    Linear layers are recognised by ``out_features``: ComfyUI has quantised ones of another class.
     """
     sizes = [getattr(m, "out_features", None) for m in embedding.modules()]
     return [size for size in sizes if size is not None][-1]
 
 
 def require_fit(embedder: IntervalEmbedder, family: str, network: nn.Module, found: str) -> None:
-    """Raises InvalidInput for one of another family or size than a network of ``found``'s.
+    """Raise InvalidInput unless an embedder of ``family`` fits a network of the family ``found``.
 
-    ``family`` is what the embedder's file says, see ``from_file``; an alias of ``found`` is right.
+    ``family`` is the one that the embedder's file names, see ``from_file``: an alias of ``found``
+    fits. The widths must agree.
     """
     record = families.find(found)
     if record is None or not record.answers_to(family):
@@ -123,43 +124,43 @@ def require_fit(embedder: IntervalEmbedder, family: str, network: nn.Module, fou
 
 
 @contextmanager
-def told(
+def embed_intervals(
     network: nn.Module,
     family: str,
     embedder: IntervalEmbedder,
     interval: Callable[[Tensor], Tensor],
 ) -> Iterator[None]:
-    """While it lasts, a family's ``network`` is told the interval of each of its times.
+    """Context manager: embed the interval of each time in calls ``network(x, times, ...)``.
 
-    ``network(x, times, ...)`` has times (b,), or (b, n) where every frame has its own, in its own
-    unit; ``interval`` gives t - r of those, shaped alike. Nothing of it stays on the network.
+    ``times`` are (b,), or (b, n) with one for each frame, in the network's unit; ``interval`` maps
+    them to t - r in [0, 1], of the same shape. The hooks are removed at the end.
     """
     times: list[Tensor] = []
 
-    def hear(module: nn.Module, args: tuple) -> None:
+    def keep_times(module: nn.Module, args: tuple) -> None:
         times[:] = [args[1]]
 
-    handle = network.register_forward_pre_hook(hear)
+    handle = network.register_forward_pre_hook(keep_times)
     try:
-        with joined(network, family, embedder, lambda: interval(times[0])):
+        with add_embedding(network, family, embedder, lambda: interval(times[0])):
             yield
     finally:
         handle.remove()
 
 
 @contextmanager
-def joined(
-    network: nn.Module, family: str, embedder: IntervalEmbedder, gap: Callable[[], Tensor]
+def add_embedding(
+    network: nn.Module, family: str, embedder: IntervalEmbedder, interval: Callable[[], Tensor]
 ) -> Iterator[None]:
-    """While it lasts, what ``embedder`` makes of ``gap()`` joins a network's embedding of time.
+    """Context manager: add the embedding of ``interval()`` to the network's embedding of time.
 
-    ``gap`` is t - r of the times that the network is called with, in their order. It also holds
-    where the network's ``forward`` is called without its hooks.
+    ``interval()`` is t - r of the times that the network is called with, in their order. The hook
+    is on the embedding of time, so it also works when ``network.forward`` is called directly.
     """
 
     def add(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
-        rows = gap().flatten().to(embedder.omega.device)
-        # Qwen-Image's editing model appends rows of time 0, for the pictures it is shown.
+        rows = interval().flatten().to(embedder.omega.device)
+        # Qwen-Image's editing model appends rows of time 0, for its reference pictures.
         rows = torch.cat([rows, rows.new_zeros(len(out) - len(rows))])
         return out + embedder(rows).to(out)
 

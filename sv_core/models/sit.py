@@ -21,7 +21,7 @@ from .interval import IntervalEmbedder, TimestepEmbedder, has_interval, linear
 
 
 class Sizes(TypedDict):
-    """What the letter of a SiT's name says."""
+    """The sizes that the letter in a SiT's name stands for."""
 
     hidden_size: int
     depth: int
@@ -39,7 +39,7 @@ _HEADS = {size["hidden_size"]: size["num_heads"] for size in SIT_SIZES.values()}
 
 @dataclass(frozen=True)
 class SiTConfig:
-    """Everything that a SiT's shapes and meaning depend on."""
+    """The sizes of a SiT, and the conventions of its inputs and outputs."""
 
     input_size: int = 32
     patch_size: int = 2
@@ -52,13 +52,13 @@ class SiTConfig:
     learn_sigma: bool = False
     """The published SiT files predict twice the channels; the second half is not used."""
     data_time: int = 0
-    """The checkpoint's own time of data: 0 as here (ours, REPA), 1 reversed (the SiT paper's)."""
+    """The time of data in the checkpoint: 0 as here (ours, REPA), 1 reversed (the SiT paper's)."""
     interval: bool = False
-    """Whether it is told t - r too, and so predicts average velocities (MeanFlow)."""
+    """Whether t - r is an input too, so that average velocities are predicted (MeanFlow)."""
 
     @classmethod
     def named(cls, name: str, **changes) -> "SiTConfig":
-        """``SiT-B/2`` and its like. Raises InvalidInput for a name that is not of that form."""
+        """The configuration of a name such as ``SiT-B/2``. Raises InvalidInput for other names."""
         size, _, patch = name.removeprefix("SiT-").partition("/")
         if size not in SIT_SIZES or patch not in ("2", "4", "8"):
             raise InvalidInput(
@@ -68,10 +68,10 @@ class SiTConfig:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "SiTConfig":
-        """Read a checkpoint's shapes; heads are those of the SiT family for its width.
+        """The configuration by a checkpoint's shapes; the width decides the number of heads.
 
-        A file with twice the output channels is taken for the SiT paper's own, whose time runs
-        the other way. Raises InvalidInput when the tensors are not a SiT's.
+        A file with twice the output channels is taken for one of the SiT paper's, in which time is
+        reversed. Raises InvalidInput when the tensors are not a SiT's.
         """
         try:
             patches = state["x_embedder.proj.weight"]
@@ -196,7 +196,7 @@ class SiT(nn.Module):
     """v(x_t, t, y): x_t (b, c, s, s), t (b,) with 0 = data, y (b,) class or num_classes for none.
 
     With ``config.interval`` also u(x_t, t, y, r), the average over [r, t], r (b,); None is r = t.
-    Starts as the zero function. ``blocks`` hold what LoRA targets and feature hooks look for.
+    A new network is the zero function. LoRA and feature hooks attach to parts of ``blocks``.
     """
 
     def __init__(self, config: SiTConfig):
@@ -241,7 +241,7 @@ class SiT(nn.Module):
         c = self.t_embedder(1 - t if self.config.data_time else t) + self.y_embedder(y)
         if self.config.interval:
             c = c + self.interval_embedder(torch.zeros_like(t) if r is None else t - r)
-        # Time reversed, the interval is as long and the velocity, average or not, points back.
+        # With reversed time the interval is as long; velocity and average velocity change sign.
         v = self._network(x_t, c)
         return -v if self.config.data_time else v
 
@@ -257,19 +257,19 @@ class SiT(nn.Module):
 
 
 def with_interval(model: SiT) -> SiT:
-    """A MeanFlow start: a copy told t - r too, which predicts what it predicted for every r."""
+    """MeanFlow's start: a copy that embeds t - r and predicts the same as the model for every r."""
     copy = SiT(replace(model.config, interval=True)).to(model.pos_embed).train(model.training)
     copy.load_state_dict(copy.state_dict() | model.state_dict())
     return copy
 
 
 def to_metadata(config: SiTConfig, latent: LatentSpec) -> dict[str, str]:
-    """What a checkpoint file says about itself, as safetensors metadata."""
+    """The description in a checkpoint file, as safetensors metadata."""
     return {"sit": json.dumps(asdict(config)), "latent": json.dumps(asdict(latent))}
 
 
 def _described(kind: type, text: str | None):
-    """What ``to_metadata`` wrote, or None where there is nothing."""
+    """A part of what ``to_metadata`` wrote, or None for a file without it."""
     try:
         return None if text is None else kind(**json.loads(text))
     except (ValueError, TypeError) as e:
@@ -282,12 +282,12 @@ def _described(kind: type, text: str | None):
 def from_checkpoint(
     state: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 ) -> tuple[SiT, LatentSpec]:
-    """Build a SiT in evaluation mode from a checkpoint's tensors, and say what its latents are.
+    """(SiT in evaluation mode, specification of its latents) from a checkpoint's tensors.
 
-    Our own files carry both in their metadata; of others the shapes tell, three channels or one
-    being pixels and four the Stable Diffusion VAE. REPA's projectors are left out, {"ema": ...}
-    is opened. Raises InvalidInput in words when the tensors are another architecture's; a DiT's
-    cannot be told from a SiT's by its tensors, and would sample noise.
+    Our own files describe both in their metadata. For others the shapes decide: one or three
+    channels are pixels, four the Stable Diffusion VAE's. REPA's projectors are left out, and in
+    {"ema": ...} the inner tensors are used. Raises InvalidInput when the tensors are those of
+    another architecture; a DiT has the same tensors as a SiT, and would sample noise.
     """
     metadata = metadata or {}
     state = state.get("ema", state)
@@ -302,7 +302,9 @@ def from_checkpoint(
         with torch.device("meta"):
             model = SiT(config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
-        raise InvalidInput("this is not a SiT checkpoint: no SiT is of the sizes it says") from e
+        raise InvalidInput(
+            "this is not a SiT checkpoint: no SiT has the sizes that it describes"
+        ) from e
     wanted = {k: v.shape for k, v in model.state_dict().items()}
     wrong = sorted(
         k

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sv_core.call_rules import RULES, adaptive_block, call_nodes
+from sv_core.call_rules import CALL_RULES, adaptive_block, call_nodes
 from sv_core.schedules import shift, uniform_grid
 
 GRID = shift(uniform_grid(30), 3.0)
@@ -17,7 +17,7 @@ SD35 = torch.cat(
     ]
 )
 """SD3.5's own: shift 3, the last node before 0 is 0.0089."""
-rules = pytest.mark.parametrize("rule", RULES)
+rules = pytest.mark.parametrize("rule", CALL_RULES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -40,5 +40,5 @@ def test_a_number_for_each_channel(rank, generator):
 def test_json_s_lists_are_the_same_spec():
     spec = LatentSpec("wan", 2, scale=(0.5, 2.0), shift=(1.0, 0.0), downscale=8)
     assert LatentSpec("wan", 2, scale=[0.5, 2.0], shift=[1.0, 0.0], downscale=8) == spec
-    with pytest.raises(InvalidInput, match="2 channels, but 3 numbers say their shift"):
+    with pytest.raises(InvalidInput, match="2 channels, but their shift has 3 numbers"):
         LatentSpec("wan", 2, scale=1.0, shift=(1.0, 0.0, 0.0), downscale=8)

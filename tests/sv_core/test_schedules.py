@@ -7,7 +7,7 @@ import torch
 
 from sv_core.errors import InvalidInput
 from sv_core.schedules import (
-    RULES,
+    THINNING_RULES,
     low_count,
     qwen_grid,
     qwen_mu,
@@ -19,7 +19,7 @@ from sv_core.schedules import (
     with_node,
 )
 
-rules = pytest.mark.parametrize("rule", RULES)
+rules = pytest.mark.parametrize("rule", THINNING_RULES)
 
 
 def assert_grid(ts):
@@ -82,14 +82,14 @@ def test_all_low_steps_keep_the_whole_grid(rule):
 def test_no_rule_repeats_an_index(rule):
     for count in range(1, 80):
         for keep in range(1, count + 1):
-            index = RULES[rule](count, keep).round()
+            index = THINNING_RULES[rule](count, keep).round()
             assert index[0] == 0 and index[-1] <= count - 1
             assert (index.diff() >= 1).all()
 
 
 def test_rules_differ_in_where_they_end():
     ts = uniform_grid(10)
-    kept = {rule: regime_split(ts, 0.95, 4, rule) for rule in RULES}
+    kept = {rule: regime_split(ts, 0.95, 4, rule) for rule in THINNING_RULES}
     # L = 9 nodes below the split: indices 0 2 5 7 (of 0..7) and 0 3 5 8 (of 0..8) by hand.
     torch.testing.assert_close(kept["flow_match"], ts[[0, 1, 3, 6, 8, 10]])
     torch.testing.assert_close(kept["unipc"], ts[[0, 1, 4, 6, 9, 10]])

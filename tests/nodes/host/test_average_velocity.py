@@ -29,12 +29,12 @@ pytestmark = pytest.mark.inside
 
 def test_the_arguments_of_a_call_stay_the_caller_s():
     given = {"model_options": {"transformer_options": {"a": 1}, "b": 2}, "seed": 3}
-    called = average_velocity.leading_to(given, torch.tensor(0.25))
-    assert average_velocity.led_to(called["model_options"]["transformer_options"]) == 0.25
+    called = average_velocity.with_interval_end(given, torch.tensor(0.25))
+    assert average_velocity.interval_end(called["model_options"]["transformer_options"]) == 0.25
     assert called["seed"] == 3 and called["model_options"]["b"] == 2
     assert given == {"model_options": {"transformer_options": {"a": 1}, "b": 2}, "seed": 3}
-    assert average_velocity.led_to(
-        average_velocity.leading_to({}, 0.5)["model_options"]["transformer_options"]
+    assert average_velocity.interval_end(
+        average_velocity.with_interval_end({}, 0.5)["model_options"]["transformer_options"]
     )
 
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 from sv_core.schedules import regime_split, shift, uniform_grid
 from tests.nodes.host_free import host_free
 
-canvas, grid = host_free("plots.canvas"), host_free("plots.grid")
+colours, grid = host_free("plots.colours"), host_free("plots.grid")
 NATIVE = shift(uniform_grid(30), 3.0)
 USED = regime_split(NATIVE, 0.85, 9)
 
@@ -17,8 +17,8 @@ def pixels(plot: torch.Tensor, colour: str) -> np.ndarray:
     """Where the plot has exactly this colour, inside the axes; the first dot overlaps the left."""
     wanted = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     mask = ((plot * 255).round() == wanted).all(-1)
-    mask[canvas.BOTTOM + 10 :] = False
-    mask[:, canvas.RIGHT :] = False
+    mask[grid.BOTTOM + 10 :] = False
+    mask[:, grid.RIGHT :] = False
     return mask.numpy()
 
 
@@ -27,13 +27,13 @@ def read_nodes(plot: torch.Tensor, colour: str, calls: int) -> tuple[np.ndarray,
     labels, count = ndimage.label(pixels(plot, colour), np.ones((3, 3)))
     centres = np.array(ndimage.center_of_mass(labels > 0, labels, range(1, count + 1))) + 0.5
     centres = centres[np.argsort(centres[:, 1])]
-    call = (centres[:, 1] - canvas.LEFT) / (canvas.RIGHT - canvas.LEFT) * calls
-    return call, 1 - (centres[:, 0] - canvas.TOP) / (canvas.BOTTOM - canvas.TOP)
+    call = (centres[:, 1] - grid.LEFT) / (grid.RIGHT - grid.LEFT) * calls
+    return call, 1 - (centres[:, 0] - grid.TOP) / (grid.BOTTOM - grid.TOP)
 
 
 def test_used_nodes_can_be_read_off_the_plot():
     plot = grid.plot_grids(NATIVE, USED, 0.85, 0.0)
-    call, sigma = read_nodes(plot, canvas.USED, 30)
+    call, sigma = read_nodes(plot, colours.USED, 30)
     assert np.abs(call - np.arange(20)).max() < 1 / 25.6  # a pixel
     assert np.abs(sigma - USED[:-1].numpy()).max() < 1 / 484
 
@@ -41,7 +41,7 @@ def test_used_nodes_can_be_read_off_the_plot():
 def test_native_nodes_can_be_read_off_the_plot():
     two = NATIVE[[0, -1]]  # so that no dot covers a ring
     plot = grid.plot_grids(NATIVE, two, 0.85, 0.0)
-    call, sigma = read_nodes(plot, canvas.NATIVE, 30)
+    call, sigma = read_nodes(plot, colours.NATIVE, 30)
     assert np.abs(call - np.arange(30)).max() < 1 / 25.6
     assert np.abs(sigma - NATIVE[:-1].numpy()).max() < 1 / 484
 
@@ -49,10 +49,10 @@ def test_native_nodes_can_be_read_off_the_plot():
 @pytest.mark.parametrize("split, boundary", [(0.85, 0.0), (0.6, 0.875), (0.85, 0.9)])
 def test_split_and_boundary_lie_where_they_should(split, boundary):
     plot = grid.plot_grids(NATIVE, USED, split, boundary)
-    for colour, level in ((canvas.SPLIT, split), (canvas.BOUNDARY, boundary)):
+    for colour, level in ((colours.SPLIT, split), (colours.BOUNDARY, boundary)):
         rows = np.flatnonzero(pixels(plot, colour).sum(1) > 300)
         if level:
-            sigma = 1 - (rows.mean() + 0.5 - canvas.TOP) / (canvas.BOTTOM - canvas.TOP)
+            sigma = 1 - (rows.mean() + 0.5 - grid.TOP) / (grid.BOTTOM - grid.TOP)
             assert abs(sigma - level) < 1 / 484
         else:
             assert len(rows) == 0

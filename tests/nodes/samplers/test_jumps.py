@@ -64,7 +64,7 @@ def test_each_call_is_told_its_own_interval_and_later_runs_none():
     hook.remove()
     assert all(r is None for _, r in seen) and len(seen) == 30
     assert torch.equal(before, after)
-    assert average_velocity.LEADS_TO not in MEANFLOW.model_options["transformer_options"]
+    assert average_velocity.INTERVAL_END not in MEANFLOW.model_options["transformer_options"]
 
 
 def test_cfg_guides_the_average_velocity_as_the_host_guides_any():

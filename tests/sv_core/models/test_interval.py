@@ -12,7 +12,7 @@ from sv_core.errors import InvalidInput
 from sv_core.latent import pixels
 from sv_core.meanflow import exact_derivative, mean_velocity_target
 from sv_core.models import families
-from sv_core.models.interval import IntervalEmbedder, from_file, to_file, told, width
+from sv_core.models.interval import IntervalEmbedder, embed_intervals, from_file, to_file, width
 from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
 
 TINY = SiTConfig(
@@ -201,9 +201,9 @@ def test_a_network_is_told_intervals_behind_its_time_embedding(family, shape, ge
     network, embedder, zero = Family(family), trained(generator), IntervalEmbedder(4, 6)
     times = 1000 * torch.rand(shape, generator=generator)
     before = network(None, times)
-    with told(network, family, zero, lambda t: t / 1000):
+    with embed_intervals(network, family, zero, lambda t: t / 1000):
         assert torch.equal(network(None, times), before)
-    with told(network, family, embedder, lambda t: t / 1000 - 0.1):
+    with embed_intervals(network, family, embedder, lambda t: t / 1000 - 0.1):
         inside = network(None, times)
     assert torch.equal(inside, before + embedder(times.flatten() / 1000 - 0.1))
     assert torch.equal(network(None, times), before), "something stayed"
@@ -218,7 +218,7 @@ def test_rows_that_the_network_adds_for_given_pictures_have_no_interval(generato
     network, embedder = Editing("Qwen-Image"), trained(generator)
     times = torch.tensor([0.9, 0.4])
     before = network(None, times)
-    with told(network, "Qwen-Image", embedder, lambda t: t - 0.25):
+    with embed_intervals(network, "Qwen-Image", embedder, lambda t: t - 0.25):
         inside = network(None, times)
     assert torch.equal(inside, before + embedder(torch.tensor([0.65, 0.15, 0, 0])))
 
@@ -228,7 +228,7 @@ def test_a_network_that_fails_keeps_no_hook(generator):
         raise RuntimeError("in the middle of a call")
 
     network = Family("Flux")
-    with pytest.raises(RuntimeError), told(network, "Flux", trained(generator), fails):
+    with pytest.raises(RuntimeError), embed_intervals(network, "Flux", trained(generator), fails):
         network(None, torch.rand(3))
     assert not network._forward_pre_hooks and not network.time_in._forward_hooks
 

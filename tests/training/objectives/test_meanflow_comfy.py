@@ -237,16 +237,12 @@ def in_the_host(model, x, r, t, entry):
     heard = []
 
     def ask(denoiser, _, sigmas, extra_args=None, callback=None, disable=None):
-        arguments = (
-            extra_args
-            if r is None
-            else part_of_the_pack("host.average_velocity").leading_to(extra_args, torch.tensor(r))
-        )
-        heard.append(
-            part_of_the_pack("host.flow").velocity_from_denoiser(denoiser, arguments)(
-                x, torch.tensor(t)
-            )
-        )
+        arguments = extra_args
+        if r is not None:
+            with_end = part_of_the_pack("host.average_velocity").with_interval_end
+            arguments = with_end(extra_args, torch.tensor(r))
+        velocity = part_of_the_pack("host.flow").velocity_from_denoiser(denoiser, arguments)
+        heard.append(velocity(x, torch.tensor(t)))
         return x
 
     extra = {"guidance": 1.0}

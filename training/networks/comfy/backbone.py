@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
-from sv_core.models.interval import IntervalEmbedder, joined, to_file
+from sv_core.models.interval import IntervalEmbedder, add_embedding, to_file
 
 from ..base import Backbone
 from . import families
@@ -145,7 +145,7 @@ class ComfyBackbone:
         if self.embedder is None:
             return self.model(*arguments, **options)
         network, family = self.base.diffusion_model, self.family.name
-        with joined(network, family, self.embedder, lambda: gap):
+        with add_embedding(network, family, self.embedder, lambda: gap):
             return self.model(*arguments, **options)
 
     def inputs(self, x: Tensor, t: Tensor, entry: Entry) -> tuple[tuple, dict[str, Any]]:

@@ -1,0 +1,71 @@
+"""Write locales/en/nodeDefs.json, ComfyUI's English translation file, from the nodes' schemas.
+
+    python dev.py locales
+
+So every text is written once, in a schema. The languages beside it are translated by hand and have
+the same shape, which a test compares. Runs in the Python and the folder of a ComfyUI; with --check
+it writes nothing and exits with 1 when the file is stale.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "locales/en/nodeDefs.json"
+
+
+def load_nodes() -> ModuleType:
+    """nodes/ as ComfyUI loads it, without a graphics card: a part of the package of the root."""
+    sys.path.insert(0, os.getcwd())
+    import comfy.options  # noqa: F401  before the arguments, as the host's main does
+    from comfy.cli_args import args
+
+    args.cpu = True
+    place = ROOT / "__init__.py"
+    spec = importlib.util.spec_from_file_location(
+        "stable_velocity", place, submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    return importlib.import_module("stable_velocity.nodes")
+
+
+def words_of(schema: Any) -> dict:
+    """The texts of one node: its name and description, and those of its inputs and outputs."""
+    return {
+        "display_name": schema.display_name,
+        "description": schema.description,
+        "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
+        "outputs": {
+            str(k): {"name": o.display_name, "tooltip": o.tooltip}
+            for k, o in enumerate(schema.outputs)
+        },
+    }
+
+
+def generate() -> str:
+    """The text of the file."""
+    schemas = [node.define_schema() for node in load_nodes().NODES]
+    words = {schema.node_id: words_of(schema) for schema in schemas}
+    return json.dumps(words, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    text = generate()
+    if text == FILE.read_text("utf-8"):
+        return 0
+    if "--check" in sys.argv[1:]:
+        print(f"{FILE.relative_to(ROOT)} is stale: run python dev.py locales")
+        return 1
+    FILE.write_text(text, "utf-8", newline="\n")
+    print(f"{FILE.relative_to(ROOT)} is written anew: adapt locales/zh to it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
