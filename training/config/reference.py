@@ -132,7 +132,7 @@ def explain(kind: type, name: str) -> str:
 
 
 def _near(name: str, every: Sequence[str]) -> list[str]:
-    """At most four names that may have been meant: alike in whole or at the end; else the section."""
+    """At most four names that may have been meant, alike in whole or at the end; or the section."""
     alike = difflib.get_close_matches(name, every, 4)
     last = {k.split(".")[-1] for k in every}
     for part in difflib.get_close_matches(name.split(".")[-1], last, 2, 0.75):
