@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,56 @@ def test_a_file_with_a_paper_s_formula_cites_the_paper(number):
         if row["label"] != "ours":
             path = row["place"].split(":")[0]
             assert number in (ROOT / path).read_text("utf-8"), f"{path} does not cite {number}"
+
+
+def folders() -> set[str]:
+    """The rooms as they are: folders with code of their own."""
+    files = [
+        p for package in ("nodes", "sv_core", "training") for p in (ROOT / package).rglob("*.py")
+    ]
+    return {path.parent.relative_to(ROOT).as_posix() for path in files}
+
+
+def test_the_architecture_has_a_line_for_every_room():
+    listed = re.findall(r"^\| `([^`]+)` \| (.+) \|$", page("architecture.md"), re.M)
+    assert {name for name, _ in listed} == folders() and len(listed) == len(folders())
+    assert all(len(line.split()) > 3 for _, line in listed)
+
+
+@pytest.mark.parametrize("place", sorted({m[0] for m in PLACE.finditer(page("architecture.md"))}))
+def test_a_stop_of_a_journey_is_in_the_code(place):
+    find(place)
+
+
+def test_the_architecture_has_six_journeys_of_several_stops():
+    journeys = page("architecture.md").split("\n## ")[2:]
+    assert len(journeys) == 6
+    for journey in journeys:
+        stops = re.findall(r"^\d+\. .+$", journey, re.M)
+        assert len(stops) >= 5 and all(PLACE.search(stop) for stop in stops)
+
+
+def test_the_picture_is_of_the_imports_as_they_are():
+    drawn = runpy.run_path(str(ROOT / "docs/draw_rooms.py"))
+    assert drawn["PICTURE"].read_text("utf-8") == drawn["draw"](), (
+        "docs/rooms.svg is not what the code imports: python docs/draw_rooms.py"
+    )
+
+
+def test_the_picture_has_every_room():
+    drawn = (ROOT / "docs/rooms.svg").read_text("utf-8")
+    assert all(f">{room}</text>" in drawn for room in folders())
+
+
+def test_the_readme_s_tree_has_a_line_for_every_room():
+    tree = (ROOT / "README.md").read_text("utf-8").split("## Where things live")[1].split("```")[1]
+    assert "sv_core/" in tree
+    found, above = set(), []
+    for line in tree.strip("\n").splitlines():
+        name, *words = line.split()
+        depth = (len(line) - len(line.lstrip())) // 2
+        above[depth:] = [name.rstrip("/")]
+        found.add("/".join(above))
+        assert len(words) > 1, f"{name} has no line"
+    assert folders() <= found
+    assert all((ROOT / room).exists() for room in found)
