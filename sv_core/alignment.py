@@ -107,6 +107,8 @@ def capture(
 def alignment_loss(pairs: Sequence[tuple[Tensor, Tensor]], w: Tensor) -> Tensor:
     """sum_i w_i l_i / sum_i w_i, l_i the mean of ``cosine_distance`` over the encoders. -> scalar
 
+    The second term of VA-REPA's loss, up to its factor lambda.
+
     ``pairs`` holds (projected tokens, features) per encoder, each (b, n, d) with its own n and d;
     w (b,) is w(t); if its sum is below 1e-8, the loss and its gradient are 0.
     """

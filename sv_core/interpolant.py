@@ -20,7 +20,7 @@ def match_dims(t: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Interpolant:
-    """x_t = alpha(t) x0 + sigma(t) eps, t = 0 data, t = 1 noise. [arXiv 2602.05435, sec. 2]
+    """x_t = alpha(t) x0 + sigma(t) eps, t = 0 data, t = 1 noise. [arXiv 2602.05435, path]
 
     Five functions of time; ``time`` inverts ``sigma``. Every method takes t as (b,) or 0-d and
     tensors of any rank and returns tensors of the same shape and dtype.

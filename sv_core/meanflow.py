@@ -98,7 +98,10 @@ def mean_velocity_target(
     beta: float | Tensor = 0.0,
     derivative: Derivative = exact_derivative,
 ) -> Tensor:
-    """v - (t - r) D u along (v~, 0, 1), v~ = (1 - beta) v + beta v_hat. [arXiv 2605.09235]
+    """v - (t - r) D u along (v~, 0, 1), v~ = (1 - beta) v + beta v_hat.
+
+    Eq. (4)'s target, whose fixed point is the identity, Eq. (3); the tangent is sec. 3.2's.
+    [arXiv 2605.09235]
 
     x_t, v, v_hat (b, ...), r <= t (b,) -> (b, ...), without a graph. v is the conditional velocity
     or the stable one (``targets``), the latter in target and tangent alike. v_hat estimates the
@@ -112,7 +115,7 @@ def mean_velocity_target(
 
 
 def optimal_beta(kappa: float, noise: float, bias: float) -> float:
-    """The beta with the smallest error of the target when J = kappa I. [arXiv 2605.09235]
+    """The beta with the smallest error of the target when J = kappa I. [arXiv 2605.09235, Theorem 4]
 
     kappa / (kappa + 1) * noise / (noise + bias) with noise = s^2 d = E|v'|^2 and
     bias = |b|^2 = |v_hat - v|^2; 0 for kappa <= 0, where mixing only adds noise.
@@ -158,7 +161,8 @@ def hutchinson_trace(
 ) -> Tensor:
     """An unbiased estimate of Tr(J J^T) / d from one probe, |J z|^2 / d with signs z = +-1: (b,).
 
-    The noise of MeanFlow's target is that of v times this. [Hutchinson 1989]
+    The noise of MeanFlow's target is that of v times this: Eq. (5)'s trace where v's noise is the
+    same in all directions. [arXiv 2605.09235; Hutchinson 1989]
     """
     z = torch.randint(2, x_t.shape, generator=generator, device=generator.device).to(x_t) * 2 - 1
     j_z = match_dims(t - r, z) * derivative(u, x_t, r, t, z, 0.0) - z
@@ -166,10 +170,10 @@ def hutchinson_trace(
 
 
 def trace_weight(trace: Tensor, t: Tensor) -> Tensor:
-    """1 / (1 + t^4 Tr(J J^T)/d): less weight where the target is noisy. [arXiv 2605.09235]
+    """1 / (1 + t^4 Tr(J J^T)/d): the trace weight, small where the target is noisy.
 
-    ``trace`` is that of ``hutchinson_trace``. Not to be combined with ``adaptive_weight``, which
-    compensates for the same noise.
+    [arXiv 2605.09235] ``trace`` is that of ``hutchinson_trace``. Not to be combined with
+    ``adaptive_weight``, which compensates for the same noise.
     """
     return 1 / (1 + t**4 * trace)
 
@@ -188,7 +192,7 @@ def anchor_error(
     """|u(x_t, t - delta, t) - v|^2, a mean over elements: (b,), with a graph.
 
     Flow matching next to the diagonal r = t, which keeps v_hat accurate when beta > 0.
-    [arXiv 2605.09235, added with weight 0.1]
+    [arXiv 2605.09235, Algorithm 1; added with weight 0.1]
     """
     return (u(x_t, (t - delta).clamp_min(0), t) - v).square().flatten(1).mean(1)
 
@@ -211,8 +215,8 @@ def sample_meanflow(
 ) -> Tensor:
     """x_r = x_t - (t - r) u(x_t, r, t) over the grid: len(ts) - 1 calls; [1, 0] is one call.
 
-    ts (n+1,) descending. Computes in float32 or better and returns the dtype of x;
-    ``callback(i, x, u, t)`` as in ``sampling``.
+    Eq. (2) of arXiv 2605.09235, solved for x_r. ts (n+1,) descending. Computes in float32 or
+    better and returns the dtype of x; ``callback(i, x, u, t)`` as in ``sampling``.
     """
     dtype = x.dtype
     x = x.to(torch.promote_types(dtype, torch.float32))

@@ -35,10 +35,10 @@ def _weights(interpolant: Interpolant, x: Tensor, refs: Tensor, t: Tensor) -> Te
 
 
 def posterior_weights(interpolant: Interpolant, x_t: Tensor, refs: Tensor, t: Tensor) -> Tensor:
-    """w_ij = p(x0 = refs[j] | x_t[i]) under a uniform prior. [arXiv 2602.05435, StableVM]
+    """w_ij = p(x0 = refs[j] | x_t[i]) under a uniform prior: Eq. (7)'s weights.
 
     w_i = softmax_j( -|x_t - alpha refs_j|^2 / 2 sigma^2 ). x_t (b, ...), refs (m, ...), t (b,) or
-    0-d, t > 0 -> (b, m), float32 or better.
+    0-d, t > 0 -> (b, m), float32 or better. [arXiv 2602.05435]
     """
     with _full_precision(x_t.device):
         return _weights(interpolant, *_flat(x_t, refs), t)

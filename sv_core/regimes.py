@@ -21,11 +21,11 @@ def variance_curve(
     generator: Generator,
     draws: int = 256,
 ) -> Tensor:
-    """E_x Var[v | x_t] per dimension when data is this set of latents. [arXiv 2602.05435, sec. 3]
+    """E_x Var[v | x_t] per dimension when data is this set of latents: V_CFM(t).
 
     v is affine in x0 at a given x_t, so its variance is that of x0 under the exact posterior over
     the set, times the square of v's slope in x0; linear path: Var[x0 | x_t] / t^2. ``draws`` fresh
-    x_t for each time; latents (m, ...), ts (n,) in (0, 1] -> (n,) float64.
+    x_t for each time; latents (m, ...), ts (n,) in (0, 1] -> (n,) float64. [arXiv 2602.05435]
     """
     refs = latents.flatten(1).double()
     # Var = 1/2 sum_ij w_i w_j |b_i - b_j|^2 has no cancellation where w is one-hot.

@@ -18,19 +18,20 @@ class Path(NamedTuple):
 
 
 def conditional_velocity(interpolant: Interpolant, path: Path) -> Tensor:
-    """The velocity of the sample's own path: alpha' x0 + sigma' eps. [Lipman et al. 2023]"""
+    """The velocity of the sample's own path: alpha' x0 + sigma' eps. [Lipman et al. 2023: CFM]"""
     return interpolant.velocity(path.x0, path.eps, path.t)
 
 
 def stable_velocity(interpolant: Interpolant, x_t: Tensor, refs: Tensor, t: Tensor) -> Tensor:
-    """The mean velocity at x_t over the paths of all references. [arXiv 2602.05435, StableVM]
+    """The mean velocity at x_t over the paths of all references. [arXiv 2602.05435, Eq. (7)]
 
     v = E[v | x_t, refs]: the velocity at x_t of the path from E[x0 | x_t] (v is affine in x0).
     x_t (b, ...), refs (m, ...), t > 0 (b,) or 0-d -> (b, ...), in the dtype of x_t.
 
     An unbiased target for the marginal velocity when x_t's own x0 is one of the references and
-    all of them are independent draws of the same condition; its variance is about 1/(m - 1) of the
-    conditional one's where the posterior is spread.
+    all of them are independent draws of the same condition (Theorem 3.1); its variance is smaller
+    than the conditional one's (Theorem 3.2), about 1/(m - 1) of it where the posterior is spread
+    (Eq. (10)).
     """
     x0_hat, _ = posterior_mean(interpolant, x_t, refs, t)
     return interpolant.v_from_x0(x_t, x0_hat, t.to(x0_hat)).to(x_t.dtype)

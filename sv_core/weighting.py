@@ -17,7 +17,7 @@ def constant(t: Tensor) -> Tensor:
 
 
 def hard(t: Tensor, split: float = 0.7) -> Tensor:
-    """1 below the split, 0 from it on."""
+    """1 below the split, 0 from it on. [VA-REPA, w_hard]"""
     return (t < split).to(t.dtype)
 
 
@@ -27,7 +27,7 @@ def hard_high(t: Tensor, split: float = 0.7) -> Tensor:
 
 
 def sigmoid(t: Tensor, split: float = 0.7, k: float = 20.0) -> Tensor:
-    """1 / (1 + exp(-k (split - t))): one half at the split."""
+    """1 / (1 + exp(-k (split - t))): one half at the split. [VA-REPA, w_sigmoid]"""
     return torch.sigmoid(k * (split - t))
 
 
@@ -37,7 +37,7 @@ def cosine(t: Tensor, split: float = 0.7) -> Tensor:
 
 
 def snr(t: Tensor, split: float = 0.7, interpolant: Interpolant = LINEAR) -> Tensor:
-    """SNR(t) / (SNR(t) + SNR(split)), SNR = alpha^2 / sigma^2: one half at the split."""
+    """SNR(t) / (SNR(t) + SNR(split)), SNR = alpha^2 / sigma^2. [VA-REPA, w_SNR]"""
     at_split = interpolant.log_snr(torch.as_tensor(split, dtype=t.dtype, device=t.device))
     return torch.sigmoid(2 * (interpolant.log_snr(t) - at_split))
 

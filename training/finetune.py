@@ -1,6 +1,7 @@
 """Train a network: python -m training.finetune CONFIG [--set k=v]... [--resume] [--dry-run]
 
-Everything else is a key of the configuration file; see training/configs. With several processes:
+Everything else is a key of the configuration file: ``--help KEY`` says what it means, examples are
+in training/configs. With several processes:
 torchrun --nproc_per_node N -m training.finetune CONFIG ...
 """
 
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from .cli import add_debug, guard
 from .config.load import load
+from .config.reference import add_help
+from .config.schema import Config
 from .run.checkpoint import CONFIG
 from .run.dry_run import damaged, dry_run, remedies
 from .run.loop import train
@@ -19,8 +22,11 @@ from .run.loop import train
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.finetune", description="Train a network from a TOML file."
+        prog="python -m training.finetune",
+        description="Train a network from a TOML file.",
+        add_help=False,
     )
+    add_help(parser, Config)
     parser.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file")
     parser.add_argument(
         "--set",

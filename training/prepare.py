@@ -16,7 +16,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sv_core.errors import InvalidInput
 from .caching.encode import Outcome, prepare
 from .caching.plan import check
 from .cli import add_debug, guard
+from .config import reference
 from .config.parse import build, override
 from .config.prepare import PrepareConfig
 from .data.cache import LatentCache
@@ -34,12 +34,14 @@ from .networks.comfy.folder import find
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    keys = ", ".join(f"{f.name}={f.default}" for f in fields(PrepareConfig))
+    keys = ", ".join(key.name for key in reference.keys(PrepareConfig)[""])
     parser = argparse.ArgumentParser(
         prog="python -m training.prepare",
         description="Make a latent cache from pictures, or finish one.",
-        epilog=f"keys and their defaults: {keys}",
+        epilog=f"keys, of which --help KEY says what each means: {keys}",
+        add_help=False,
     )
+    reference.add_help(parser, PrepareConfig)
     parser.add_argument("images", metavar="IMAGES", type=Path, help="a folder of pictures")
     parser.add_argument("cache", metavar="CACHE", type=Path, help="the folder to make or finish")
     parser.add_argument(

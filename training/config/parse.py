@@ -1,7 +1,7 @@
-"""Frozen dataclasses <- TOML tables <- ``dotted.key=value``, whatever the dataclasses are. Strict.
+"""Frozen dataclasses from TOML tables and ``dotted.key=value``, whatever the dataclasses are.
 
-What a file or the command line says must be a known key, of the right type and, where there are
-choices, one of them. Every error is one sentence.
+Strict: what a file or the command line sets must be a known key, of the right type and, where there
+are choices, one of them. Every error is one sentence.
 """
 
 import json
@@ -21,9 +21,33 @@ else:
     import tomli as tomllib
 
 
-def knob(default: Any, *, choices: Iterable[object] = (), low: float | None = None) -> Any:
-    """A field with its allowed names or its least value."""
-    return field(default=default, metadata={"choices": tuple(choices), "low": low})
+def knob(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[object] = (),
+    low: float | None = None,
+    unit: str = "",
+    example: object = None,
+) -> Any:
+    """A field of a configuration: its default and, for people, its meaning, unit and an example.
+
+    ``choices`` are its allowed values, ``low`` is its least value.
+    """
+    metadata = {
+        "help": help,
+        "choices": tuple(choices),
+        "low": low,
+        "unit": unit,
+        "example": example,
+    }
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+"""What the values of a type are called."""
 
 
 def _have(choices: Iterable[object]) -> str:
@@ -47,10 +71,7 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
-        want = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[
-            kind
-        ]
-        raise InvalidInput(f"{key} must be {want}, got {value!r}")
+        raise InvalidInput(f"{key} must be {KINDS[kind]}, got {value!r}")
     if knob.get("choices") and value not in knob["choices"]:
         raise InvalidInput(f"unknown {key} {value!r} {_have(knob['choices'])}")
     low = knob.get("low")

@@ -1,9 +1,10 @@
-"""What a run can be told: frozen dataclasses, and what must hold between their fields.
+"""The sections of a run's configuration: frozen dataclasses, one field per key.
 
-A knob is a field here with a default; how a file or ``--set`` becomes these is settings.py's.
+What a key means stands at its field, and docs/configuration.md is generated from here. ``load``
+makes these from a TOML file and ``--set``; what must hold between two keys is in ``rules``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sv_core.alignment import PROJECTORS
 from sv_core.meanflow import DERIVATIVES
@@ -15,177 +16,425 @@ from .parse import knob
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A SiT: a name of that family, or its sizes, or a checkpoint to start from."""
+    """The SiT to train: its name, or its sizes, or a checkpoint to start from."""
 
-    name: str | None = None
-    checkpoint: str | None = None
-    patch_size: int | None = knob(None, low=1)
-    hidden_size: int | None = knob(None, low=4)
-    depth: int | None = knob(None, low=1)
-    num_heads: int | None = knob(None, low=1)
+    name: str | None = knob(
+        None,
+        "A published size, in place of the four numbers below: SiT-S, -B, -L or -XL, "
+        "with a patch size of /2, /4 or /8.",
+        example="SiT-B/2",
+    )
+    checkpoint: str | None = knob(
+        None,
+        "A SiT's file to start from (.safetensors or .pt), in place of a name or of sizes.",
+        example="out/demo/digits_sit.safetensors",
+    )
+    patch_size: int | None = knob(
+        None,
+        "The side of the square that becomes one token.",
+        unit="latent cells",
+        low=1,
+        example=2,
+    )
+    hidden_size: int | None = knob(
+        None,
+        "The width of a token in the transformer; a multiple of num_heads.",
+        unit="channels",
+        low=4,
+        example=384,
+    )
+    depth: int | None = knob(None, "How many transformer blocks there are.", low=1, example=12)
+    num_heads: int | None = knob(None, "The attention heads of a block.", low=1, example=6)
 
 
 @dataclass(frozen=True)
 class ComfyConfig:
-    """In place of [model], a flow model that ComfyUI loads: Flux, SD3.5, Qwen-Image or Wan.
+    """In place of [model], a flow model that ComfyUI loads: Flux, SD3.5, Qwen-Image or Wan."""
 
-    ``checkpoint`` is the user's file; the code comes from the ComfyUI in ``folder``, looked for
-    where it usually is when unset. ``dtype`` is what the weights are kept in, ``file`` being as
-    they are stored; ``guidance`` is what a distilled model such as Flux-dev is told; ``expert`` is
-    the half of Wan2.2's noise levels that the file is for; so many frozen blocks wait in the
-    computer's memory until they are needed (``offload_blocks``).
-    """
-
-    checkpoint: str | None = None
-    folder: str | None = None
-    dtype: str = knob("file", choices=["file", "bf16", "fp32"])
-    guidance: float = knob(1.0, low=0)
-    expert: str | None = knob(None, choices=["high", "low"])
-    offload_blocks: int = knob(0, low=0)
+    checkpoint: str | None = knob(
+        None,
+        "The model's file, a diffusion model or a full checkpoint as ComfyUI loads it.",
+        example="../../models/diffusion_models/flux1-dev.safetensors",
+    )
+    folder: str | None = knob(
+        None,
+        "The ComfyUI whose model code is used. Unset, it is looked for at COMFYUI_PATH, around "
+        "this pack and at comfy-cli's default place.",
+        example="../..",
+    )
+    dtype: str = knob(
+        "file",
+        "What the weights are kept in: as they are stored in the file, or converted.",
+        choices=["file", "bf16", "fp32"],
+    )
+    guidance: float = knob(
+        1.0,
+        "The guidance that a distilled model such as Flux-dev is given as an input while it "
+        "learns. At 1 its output is the plain velocity, which is what training compares it with.",
+        low=0,
+        example=1.0,
+    )
+    expert: str | None = knob(
+        None,
+        "The half of the noise levels that a file of Wan2.2 14B is for. Unset, the file's name "
+        "says it.",
+        choices=["high", "low"],
+    )
+    offload_blocks: int = knob(
+        0,
+        "How many frozen blocks wait in the computer's memory and are copied to the GPU when they "
+        "are needed. It needs run.recompute.",
+        unit="blocks",
+        low=0,
+        example=14,
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt: a ``cache`` that training.prepare made, else the data of that ``name``.
+    """What is learnt, how much of it per step, and how much is kept for validation."""
 
-    ``held_out`` is the share of a cache without val folders that is kept for validation;
-    ``batch_size`` is that of a step, over all processes; ``label_dropout`` is what makes guidance
-    possible later.
-    """
-
-    name: str = knob("digits", choices=["digits"])
-    cache: str | None = None
-    held_out: float = knob(0.05, low=0)
-    batch_size: int = knob(64, low=1)
-    label_dropout: float = knob(0.1, low=0)
+    name: str = knob("digits", "The data set to learn when there is no cache.", choices=["digits"])
+    cache: str | None = knob(
+        None,
+        "A folder that training.prepare made; it replaces the data set of that name.",
+        example="cache/flux",
+    )
+    held_out: float = knob(
+        0.05,
+        "The share of the pictures that is kept for validation, where the cache has no val folders "
+        "of its own; at least 0 and below 1.",
+        unit="share",
+        low=0,
+        example=0.05,
+    )
+    batch_size: int = knob(
+        64, "The samples of one step, over all processes.", unit="samples", low=1, example=16
+    )
+    label_dropout: float = knob(
+        0.1,
+        "The share of samples that are learnt without their class or caption, which makes "
+        "classifier-free guidance possible later; 0 to 1.",
+        unit="share",
+        low=0,
+        example=0.1,
+    )
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Flow matching (``cfm``) or StableVM, which averages the target over ``bank`` references.
+    """The target of the velocity and the noise levels that it is learnt at."""
 
-    Or ``meanflow``, for pictures in one call: see MeanFlowConfig. ``timesteps`` auto are uniform
-    for a SiT, shifted as its own schedule is for a model of ComfyUI, and logit-normal with mean
-    -0.4 for MeanFlow's r and t; ``span`` keeps t between two numbers. Rounded to 16 bits
-    (``bank_dtype``) a reference moves by 1/2000 of itself, far less than the noise at
-    t >= ``threshold``, and takes half the memory.
-    """
-
-    kind: str = knob("stablevm", choices=["cfm", "stablevm", "meanflow"])
-    timesteps: str = knob("auto", choices=["auto", *TIMESTEPS])
-    timestep_params: dict[str, float] = field(default_factory=dict)
-    span: tuple[float, ...] = knob((), low=0)
-    threshold: float = knob(0.5, low=0)
-    bank: int = knob(256, low=1)
-    bank_dtype: str = knob("float32", choices=["float32", "float16"])
+    kind: str = knob(
+        "stablevm",
+        "cfm is flow matching; stablevm averages its target over references of the same condition; "
+        "meanflow learns average velocities, for pictures in one call (see [meanflow]).",
+        choices=["cfm", "stablevm", "meanflow"],
+    )
+    timesteps: str = knob(
+        "auto",
+        "The distribution of t. auto is uniform for a SiT, shifted as its own schedule is for a "
+        "model of ComfyUI, and logit-normal with mean -0.4 for meanflow.",
+        choices=["auto", *TIMESTEPS],
+    )
+    timestep_params: dict[str, float] = knob(  # noqa: RUF009  it is dataclasses.field's
+        {},
+        "The parameters of that distribution: mean and std of logit_normal and lognormal, shift of "
+        "shifted.",
+        example={"mean": 0.0, "std": 1.0},
+    )
+    span: tuple[float, ...] = knob(
+        (),
+        "Two noise levels between which t stays. Empty: all that the network is for.",
+        unit="t",
+        low=0,
+        example=(0.0, 0.875),
+    )
+    threshold: float = knob(
+        0.5,
+        "The noise level below which the target is the plain conditional velocity, because the "
+        "posterior has but one reference left there; 0 to 1.",
+        unit="t",
+        low=0,
+        example=0.9,
+    )
+    bank: int = knob(
+        256,
+        "How many references a sample's target is averaged over at most: the latest of its "
+        "condition.",
+        unit="references",
+        low=1,
+        example=32,
+    )
+    bank_dtype: str = knob(
+        "float32",
+        "What the references are kept in. 16 bits take half the memory and move a reference by "
+        "1/2000 of itself, far less than the noise at t >= threshold.",
+        choices=["float32", "float16"],
+    )
 
 
 @dataclass(frozen=True)
 class MeanFlowConfig:
-    """MeanFlow: the average velocity over [r, t], which makes a picture in one call.
+    """MeanFlow, for objective.kind = meanflow: the average velocity over [r, t], in one call."""
 
-    ``beta`` is the share of the network's own velocity in the tangent, auto the estimate of every
-    batch, at most 0.5; ``velocity`` stable is StableVM's, from a bank; ``equal`` is the share of
-    r = t. The loss is weighed by 1 / (error + 0.01)^``power``, or by ``trace_weight`` where the
-    target is noisy; ``anchor`` is lambda of the flow matching beside the diagonal. ``guidance`` is
-    built in, so that sampling needs no second call, ``mix`` of it taken from the network itself.
-    A target more than ``limit`` times as long as its velocity ends the run.
-    """
-
-    beta: float | str = 0.0
-    velocity: str = knob("conditional", choices=["conditional", "stable"])
-    equal: float = knob(0.75, low=0)
-    power: float = knob(1.0, low=0)
-    trace_weight: bool = False
-    anchor: float = knob(0.0, low=0)
-    guidance: float = knob(1.0, low=0)
-    mix: float = knob(0.0, low=0)
-    derivative: str = knob("available", choices=DERIVATIVES)
-    limit: float = knob(100.0, low=1)
+    beta: float | str = knob(
+        0.0,
+        "The share of the network's own velocity in the derivative's tangent: 0 to 1, or auto for "
+        "the estimate of every batch, at most 0.5.",
+        example="auto",
+    )
+    velocity: str = knob(
+        "conditional",
+        "The velocity in target and tangent: that of the sample's own path, or StableVM's average "
+        "over references.",
+        choices=["conditional", "stable"],
+    )
+    equal: float = knob(
+        0.75,
+        "The share of samples with r = t, which learn the velocity itself; at least 0 and below 1.",
+        unit="share",
+        low=0,
+        example=0.25,
+    )
+    power: float = knob(
+        1.0,
+        "The exponent p of the adaptive weight 1 / (error + 0.01)^p; 0 is the plain square.",
+        low=0,
+        example=0.0,
+    )
+    trace_weight: bool = knob(
+        False,
+        "Whether samples with a noisy target count less: 1 / (1 + t^4 Tr(J J^T)/d). It needs "
+        "power = 0.",
+    )
+    anchor: float = knob(
+        0.0,
+        "The weight of flow matching at r = t - 0.001, which holds the network's own velocity in "
+        "place when beta is above 0.",
+        low=0,
+        example=0.1,
+    )
+    guidance: float = knob(
+        1.0,
+        "The scale of classifier-free guidance that is built into the network, so that sampling "
+        "needs no second call; 1 is none.",
+        low=0,
+        example=1.25,
+    )
+    mix: float = knob(
+        0.0,
+        "The share of that guidance which is taken from the network's own conditional velocity; at "
+        "least 0 and below 1.",
+        unit="share",
+        low=0,
+        example=0.5,
+    )
+    derivative: str = knob(
+        "available",
+        "How the network is differentiated: exactly (forward mode), by central differences in "
+        "float32, or exactly where that is available.",
+        choices=DERIVATIVES,
+    )
+    limit: float = knob(
+        100.0,
+        "A target that is more than so many times as long as its velocity ends the run.",
+        low=1,
+        example=100.0,
+    )
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank changes of a frozen network; without a ``rank`` all of its weights are trained.
+    """Low-rank changes of a frozen network; without a rank all of its weights are trained."""
 
-    The change is alpha / rank * B A, ``alpha`` being the rank when unset. ``targets`` are patterns
-    of layers' names, such as ``*attn*``; unset, every linear layer of the blocks. ``ranks`` gives
-    patterns a rank of their own. ``checkpoint`` is a LoRA file to begin with.
-    """
-
-    checkpoint: str | None = None
-    rank: int | None = knob(None, low=1)
-    alpha: float | None = knob(None, low=0)
-    dropout: float = knob(0.0, low=0)
-    targets: tuple[str, ...] = ()
-    ranks: dict[str, float] = field(default_factory=dict)
+    checkpoint: str | None = knob(
+        None, "A LoRA file to start from.", example="runs/flux_lora/weights-000600.safetensors"
+    )
+    rank: int | None = knob(
+        None,
+        "The rank of the change B A of every chosen layer. Unset: all weights are trained.",
+        low=1,
+        example=16,
+    )
+    alpha: float | None = knob(
+        None, "The change is alpha / rank B A. Unset, alpha is the rank.", low=0, example=16.0
+    )
+    dropout: float = knob(
+        0.0,
+        "The share of a layer's inputs that the change does not see in a step; at least 0 and "
+        "below 1.",
+        unit="share",
+        low=0,
+        example=0.1,
+    )
+    targets: tuple[str, ...] = knob(
+        (),
+        "Patterns of the names of the layers to change. Empty: every linear layer of the blocks.",
+        example=("*attn*",),
+    )
+    ranks: dict[str, float] = knob(  # noqa: RUF009  it is dataclasses.field's
+        {},
+        "Patterns of layers' names with a rank of their own; 0 leaves a layer out.",
+        example={"*attn*": 8.0},
+    )
 
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """Alignment with the ``encoders``' features in the cache; none of them: no alignment.
+    """Representation alignment with features in the cache: VA-REPA, REPA or iREPA."""
 
-    VA-REPA by default; ``weighting`` constant is REPA. ``weight`` is lambda, ``split`` and ``k``
-    are the gate's, ``block`` counts from 1, ``hidden`` is the mlp's width, and ``gamma`` is iREPA's
-    spatial normalisation of the features (0.6 there; unset: none).
-    """
-
-    encoders: tuple[str, ...] = ()
-    weighting: str = knob("sigmoid", choices=WEIGHTS)
-    split: float = knob(0.7, low=0)
-    k: float = knob(20.0, low=0)
-    weight: float = knob(0.5, low=0)
-    block: int = knob(8, low=1)
-    projector: str = knob("mlp", choices=PROJECTORS)
-    hidden: int = knob(2048, low=1)
-    gamma: float | None = knob(None, low=0)
+    encoders: tuple[str, ...] = knob(
+        (),
+        "The encoders whose features in the cache the network's tokens are drawn towards. Empty: "
+        "no alignment.",
+        example=("dinov2-base",),
+    )
+    weighting: str = knob(
+        "sigmoid",
+        "The gate w(t), by which alignment fades out towards noise: sigmoid is VA-REPA's, "
+        "constant is REPA.",
+        choices=WEIGHTS,
+    )
+    split: float = knob(
+        0.7,
+        "The noise level at which the gate closes; between 0 and 1.",
+        unit="t",
+        low=0,
+        example=0.7,
+    )
+    k: float = knob(20.0, "The steepness of the sigmoid gate.", unit="1/t", low=0, example=20.0)
+    weight: float = knob(
+        0.5, "The weight lambda of the alignment loss beside the velocity's.", low=0, example=0.5
+    )
+    block: int = knob(
+        8, "The transformer block whose tokens are aligned, counted from 1.", low=1, example=8
+    )
+    projector: str = knob(
+        "mlp",
+        "The trained map from tokens to features: three linear layers, or iREPA's 3x3 convolution.",
+        choices=PROJECTORS,
+    )
+    hidden: int = knob(
+        2048, "The width of the mlp projector.", unit="channels", low=1, example=2048
+    )
+    gamma: float | None = knob(
+        None,
+        "iREPA's spatial normalisation: the share of the tokens' mean that is taken out of the "
+        "features (0.6 in the paper). Unset: none.",
+        unit="share",
+        low=0,
+        example=0.6,
+    )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser, its learning rate over ``steps``, clipping and the running averages.
+    """The optimiser, its learning rate over the steps, clipping and the running averages."""
 
-    ``accumulate`` computes a step's batch in so many parts. Of several ``ema`` decays the first is
-    what is validated, previewed and called the weights; without any these are the trained ones.
-    Schedule-free brings its own average in place of these.
-    """
-
-    optimizer: str = knob("adamw", choices=["adamw", "adamw_8bit", "schedule_free"])
-    steps: int = knob(1000, low=1)
-    accumulate: int = knob(1, low=1)
-    lr: float = knob(1e-4, low=0)
-    schedule: str = knob("constant", choices=["constant", "cosine"])
-    warmup: int = knob(0, low=0)
-    weight_decay: float = knob(0.0, low=0)
-    clip: float = knob(1.0, low=0)
-    ema: tuple[float, ...] = knob((0.9999,), low=0)
+    optimizer: str = knob(
+        "adamw",
+        "AdamW; with moments in 8 bits (package bitsandbytes); or schedule-free (package "
+        "schedulefree), which brings its own average.",
+        choices=["adamw", "adamw_8bit", "schedule_free"],
+    )
+    steps: int = knob(1000, "How many steps the run has.", unit="steps", low=1, example=600)
+    accumulate: int = knob(
+        1,
+        "In how many parts, one after the other, a step's batch is computed, which saves memory.",
+        unit="parts",
+        low=1,
+        example=4,
+    )
+    lr: float = knob(1e-4, "The learning rate after the warm-up; above 0.", low=0, example=2e-3)
+    schedule: str = knob(
+        "constant",
+        "What the learning rate does after the warm-up: it stays, or it falls to 0 as a cosine.",
+        choices=["constant", "cosine"],
+    )
+    warmup: int = knob(
+        0, "The steps in which the learning rate rises from 0.", unit="steps", low=0, example=20
+    )
+    weight_decay: float = knob(0.0, "AdamW's weight decay.", low=0, example=0.01)
+    clip: float = knob(
+        1.0, "The largest norm of the gradient, above 0; inf for none.", low=0, example=1.0
+    )
+    ema: tuple[float, ...] = knob(
+        (0.9999,),
+        "The decays of running averages of the weights, each at least 0 and below 1. The first is "
+        "validated, previewed and saved as the weights. Empty: the trained weights are.",
+        unit="share per step",
+        low=0,
+        example=(0.99, 0.999),
+    )
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how it runs, and how often it reports. 0 for an interval means: at the end only.
+    """Where and how it runs, and how often it reports. An interval of 0: at the end only."""
 
-    ``shard`` spreads weights and optimiser over the processes (FSDP) instead of copying them (DDP);
-    ``recompute`` trades a third more time for the activations' memory (gradient checkpointing);
-    after ``timeout`` seconds without a sign of another process the run ends; a ``vae`` turns
-    previews of latents into pictures. ``report_every`` is the interval of what StableVM did, which
-    costs as much as its targets once more.
-    """
-
-    out: str = "runs/latest"
-    seed: int = 0
-    device: str = knob("auto", choices=["auto", "cpu", "cuda"])
-    precision: str = knob("fp32", choices=["fp32", "bf16", "fp16"])
-    compile: bool = False
-    recompute: bool = False
-    shard: bool = False
-    timeout: float = knob(600.0, low=1)
-    vae: str | None = None
-    trackers: tuple[str, ...] = knob((), choices=["tensorboard", "wandb"])
-    report_every: int = knob(10, low=0)
-    validate_every: int = knob(0, low=0)
-    preview_every: int = knob(0, low=0)
-    save_every: int = knob(0, low=0)
+    out: str = knob(
+        "runs/latest", "The folder that everything is written to.", example="runs/flux_lora"
+    )
+    seed: int = knob(0, "The seed of everything that is drawn.", example=1)
+    device: str = knob(
+        "auto",
+        "What computes; auto is a GPU where there is one.",
+        choices=["auto", "cpu", "cuda"],
+    )
+    precision: str = knob(
+        "fp32",
+        "The precision of the network's products; trained weights keep their own.",
+        choices=["fp32", "bf16", "fp16"],
+    )
+    compile: bool = knob(False, "Whether the network is compiled (torch.compile).")
+    recompute: bool = knob(
+        False,
+        "Gradient checkpointing: activations are computed once more in the backward pass instead "
+        "of being kept, for about a third more time.",
+    )
+    shard: bool = knob(
+        False,
+        "With several processes: spread weights and optimiser over them (FSDP) instead of copying "
+        "them (DDP).",
+    )
+    timeout: float = knob(
+        600.0,
+        "How long a process waits for a sign of another one before the run ends.",
+        unit="seconds",
+        low=1,
+        example=600.0,
+    )
+    vae: str | None = knob(
+        None,
+        "A VAE's file, which turns previews of latents into pictures. Unset, they are in false "
+        "colours.",
+        example="../../models/vae/ae.safetensors",
+    )
+    trackers: tuple[str, ...] = knob(
+        (), "What is also reported to, beside metrics.jsonl.", choices=["tensorboard", "wandb"]
+    )
+    report_every: int = knob(
+        10,
+        "The interval of the figures about the targets themselves, such as how many references had "
+        "a say; they cost as much as the targets once more.",
+        unit="steps",
+        low=0,
+        example=50,
+    )
+    validate_every: int = knob(
+        0, "The interval of the loss on what is held out.", unit="steps", low=0, example=150
+    )
+    preview_every: int = knob(
+        0, "The interval of previews and of the chart bins.png.", unit="steps", low=0, example=150
+    )
+    save_every: int = knob(
+        0,
+        "The interval of weights files and of the state to resume from.",
+        unit="steps",
+        low=0,
+        example=150,
+    )
 
 
 @dataclass(frozen=True)

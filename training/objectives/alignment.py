@@ -25,7 +25,7 @@ class Projectors(nn.ModuleList):
 
 
 class Alignment:
-    """lambda sum w(t) l / sum w(t): the loss beside the velocity's. [REPA, VA-REPA, iREPA]
+    """lambda sum w(t) l / sum w(t): the loss beside the velocity's. [arXiv 2602.05435, VA-REPA]
 
     ``projectors`` are trained with the network and are not part of it.
     """

@@ -41,7 +41,10 @@ from .velocity import describe
 
 
 class MeanFlow:
-    """|u(x_t, r, t) - sg[v - (t - r) D u along ((1 - beta) v + beta v_hat, 0, 1)]|^2, weighed."""
+    """|u(x_t, r, t) - sg[v - (t - r) D u along ((1 - beta) v + beta v_hat, 0, 1)]|^2, weighed.
+
+    [arXiv 2605.09235, Eq. (4) and sec. 3.2]
+    """
 
     def __init__(self, config: Config, objective: Objective, state: TrainState):
         """Before ``state``'s network is wrapped for several processes or half precision."""
