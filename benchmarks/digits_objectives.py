@@ -53,15 +53,7 @@ from training.config.schema import AlignConfig, Config
 from training.data import batches as batching
 from training.data import dataset as datasets
 from training.data import digits
-from training.data.format import (
-    LATENTS,
-    FeatureSpec,
-    Shard,
-    read_index,
-    read_shard,
-    write_index,
-    write_shard,
-)
+from training.data.format import LATENTS, CacheFolder, FeatureSpec, Shard
 from training.demo import recogniser
 from training.files import write_atomically
 from training.networks.base import Backbone
@@ -145,16 +137,16 @@ def make_cache(out: Path) -> Path:
                 picture = Image.fromarray((image[0] * 255).round().byte().numpy())
                 write_atomically(path, lambda file, p=picture: p.save(file, "PNG"))
     prepare(root, cache, PrepareConfig(size=8, channels=1, shard=256, batch=256))
-    index = read_index(cache)
-    if ENCODER not in index.features:
+    folder = CacheFolder.open(cache)
+    if ENCODER not in folder.index.features:
         see = encoder()
-        for number in range(len(index.shards())):
-            shard = read_shard(cache, LATENTS, number)  # (rows, 1 view, 1, 8, 8) bytes
+        for number in range(len(folder.index.shards())):
+            shard = folder.read(LATENTS, number)  # (rows, 1 view, 1, 8, 8) bytes
             z = see(shard.data[:, 0].float() / 255 * 2 - 1).flatten(2).transpose(1, 2)
             made = Shard(z[:, None].half(), ENCODER, shard.rows, shard.skipped, {})
-            write_shard(cache, ENCODER, number, made)
+            folder.write(ENCODER, number, made)
         spec = FeatureSpec(ENCODER, z.shape[-1], PATCH)
-        write_index(cache, replace(index, features={ENCODER: spec}))
+        folder.update(features={ENCODER: spec})
     return cache
 
 

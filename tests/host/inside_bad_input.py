@@ -13,7 +13,6 @@ import json
 import sys
 import time
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
 import circle_host  # opens the ComfyUI of sys.argv[1]
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from sv_core.models.families import FAMILIES
 from training import finetune, prepare
-from training.data.format import read_index, write_index
+from training.data.format import CacheFolder
 from training.networks.comfy import load as comfy_load
 from training.networks.comfy import self_check
 from training.run import step
@@ -264,10 +263,9 @@ def setting():
     torchrun_data.WIDTHS["sd3"] = (64, 64)
     for name in ("mute", "unfinished", "cut_text", "flux_latents"):
         torchrun_data.write_cache(WORK / name, "sd3")
-    write_index(WORK / "mute", replace(read_index(WORK / "mute"), text=None))
-    index = read_index(WORK / "flux_latents")
-    write_index(WORK / "flux_latents", replace(index, latent=FAMILIES["flux"]))
-    write_index(WORK / "unfinished", replace(read_index(WORK / "unfinished"), complete=False))
+    CacheFolder.open(WORK / "mute").update(text=None)
+    CacheFolder.open(WORK / "flux_latents").update(latent=FAMILIES["flux"])
+    CacheFolder.open(WORK / "unfinished").update(complete=False)
     text = WORK / "cut_text/text-00000.safetensors"
     text.write_bytes(text.read_bytes()[:-9])
     save_file(circle_host.tiny.autoencoder(16, 7, 0.6), WORK / "vae.safetensors")

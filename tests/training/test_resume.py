@@ -15,7 +15,7 @@ import torch
 
 from sv_core.errors import InvalidInput
 from training.config.load import dump
-from training.data.format import read_index, write_index
+from training.data.format import CacheFolder
 from training.files import read_weights
 from training.run.checkpoint import read_state, save_state, weights_path
 from training.run.loop import train
@@ -172,8 +172,7 @@ def test_resuming_with_another_cache_is_refused(aligned, add_features, tmp_path)
     with pytest.raises(InvalidInput, match=r"learnt from other data \(another two than") as caught:
         train(further, resume=True)
     assert "\n" not in str(caught.value)
-    index = replace(read_index(moved), held_out=[0] * 60)
-    write_index(moved, index)
+    CacheFolder.open(moved).update(held_out=[0] * 60)
     add_features(moved, "two", 5)
     with pytest.raises(InvalidInput, match=r"another pictures than"):
         train(further, resume=True)

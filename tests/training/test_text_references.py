@@ -11,6 +11,7 @@ from training.caching.encode import prepare
 from training.config.schema import DataConfig
 from training.data import batches
 from training.data.cache import LatentCache
+from training.data.format import CacheFolder
 from training.data.text import write_text
 
 BANK = 4
@@ -22,7 +23,7 @@ def cache(tmp_path) -> LatentCache:
     path = tmp_path / "cache"
     prepare(write_digits(tmp_path / "digits"), path, DIGITS)
     texts = torch.randn(11, 2, 4, generator=torch.Generator().manual_seed(0))
-    write_text(path, [{"context": text} for text in texts])
+    write_text(CacheFolder.open(path), [{"context": text} for text in texts])
     return LatentCache(path)
 
 
