@@ -58,7 +58,7 @@ from training.demo import recogniser
 from training.files import write_atomically
 from training.networks.base import Backbone
 from training.networks.sit import load as load_backbone
-from training.objectives.bank import build_bank, references
+from training.objectives.bank import FromBank, build_bank
 from training.objectives.base import BINS, TIMES
 from training.run.checkpoint import STATE, weights_path
 from training.run.loop import train
@@ -219,9 +219,8 @@ def gradient_noise(
     sums = {False: [0.0, 0.0], True: [0.0, 0.0]}  # of the gradients, and of their squared norms
     options = replace(config.objective, kind="stablevm")
     for step in range(batches):
-        x0, labels, cond, _ = batching.batch(
-            dataset, replace(config.data, label_dropout=0.0), 7, step
-        )
+        batch = batching.batch(dataset, replace(config.data, label_dropout=0.0), 7, step)
+        x0, cond = batch.x0, batch.cond
         drawn = rng.generator(7, step, "noise")
         t = low + (high - low) * torch.rand(len(x0), generator=drawn)
         eps = torch.randn(x0.shape, generator=drawn)
@@ -232,7 +231,7 @@ def gradient_noise(
         latents = dataset.latent.to_model(latents)
         for rows in torch.arange(len(keys)).split(options.bank):
             bank.add(latents[rows], keys[rows])
-        refs = references(bank, batching.Batch(x0, labels, cond, ()), dataset.num_classes)
+        refs = FromBank(bank, dataset.num_classes).references(batch)
         v = backbone.velocity(path.x_t, path.t, cond)
         for stable in (False, True):
             target = objective.target(path, refs if stable else ())

@@ -13,6 +13,7 @@ from training.data import batches
 from training.data.cache import LatentCache
 from training.data.format import CacheFolder
 from training.data.text import write_text
+from training.objectives.bank import FromCache
 
 BANK = 4
 
@@ -30,7 +31,8 @@ def cache(tmp_path) -> LatentCache:
 def read(cache, step=1, size=24, part=slice(None), dropout=0.25, wanted=None):
     batch = batches.batch(cache, DataConfig(batch_size=size, label_dropout=dropout), 0, step, part)
     wanted = torch.ones(len(batch.x0), dtype=torch.bool) if wanted is None else wanted
-    return batches.with_companions(batch, cache, BANK, wanted, 0, step, part.start or 0)
+    source = FromCache(cache, BANK, lambda step: wanted, first=part.start or 0)
+    return batch._replace(refs=source.references(batch))
 
 
 def test_a_row_is_among_its_references_and_they_are_of_its_condition(cache):
