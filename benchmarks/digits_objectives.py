@@ -60,7 +60,7 @@ from training.networks.base import Backbone
 from training.networks.sit import load as load_backbone
 from training.objectives.bank import FromBank, build_bank
 from training.objectives.base import BINS, TIMES
-from training.run.checkpoint import STATE, weights_path
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.run.validate import validation_loss
 
@@ -302,15 +302,15 @@ def main() -> int:
         for name in OBJECTIVES:
             config = configure(name, seed, options.steps, cache, options.out)
             folder = Path(config.run.out)
-            weights = weights_path(folder, options.steps)
+            weights = RunFolder(folder).weights(options.steps)
             if not weights.exists():
                 print(f"{name}, seed {seed}: {folder}", file=sys.stderr)
-                if not train(config, resume=(folder / STATE).exists()).finished:
+                if not train(config, resume=RunFolder(folder).state.exists()).finished:
                     return 130
             dataset = datasets.load(config.data)
             scores[name].append(score(weights, dataset, judge, eye))
     config = configure("CFM", 0, options.steps, cache, options.out)
-    weights = weights_path(Path(config.run.out), options.steps)
+    weights = RunFolder(Path(config.run.out)).weights(options.steps)
     text = tables(scores, judge, eye, options.steps) + "\n"
     text += noise_table(weights, datasets.load(config.data), config) + "\n"
     write_atomically(options.out / "results.md", lambda file: file.write(text.encode()))

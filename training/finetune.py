@@ -12,8 +12,8 @@ from pathlib import Path
 
 from .cli import add_debug, guard
 from .config.load import load
-from .run.checkpoint import CONFIG
 from .run.dry_run import damaged, dry_run, remedies
+from .run.folder import RunFolder
 from .run.loop import train
 
 
@@ -53,8 +53,8 @@ def failure(options: argparse.Namespace, e: Exception) -> str | None:
 
 def begun(options: argparse.Namespace) -> Path | None:
     """The run's folder, once there is one."""
-    out = Path(load(options.config, options.set).run.out)
-    return out if not options.dry_run and (out / CONFIG).exists() else None
+    folder = RunFolder(Path(load(options.config, options.set).run.out))
+    return folder.out if not options.dry_run and folder.config.exists() else None
 
 
 def run(options: argparse.Namespace) -> int:

@@ -34,8 +34,8 @@ from training.networks.comfy import load as comfy_load
 from training.networks.comfy import self_check
 from training.networks.comfy.host import open_host
 from training.networks.comfy.load import with_interval
-from training.run import checkpoint, preview, reports
-from training.run.checkpoint import open_run
+from training.run import preview
+from training.run.folder import RunFolder
 from training.run.state import TrainState
 
 OUT, PACK = Path(sys.argv[2]), Path(__file__).resolve().parents[2]
@@ -198,7 +198,7 @@ def run(family, *overrides, resume=False):
         arguments += ["--set", said]
     assert finetune.main([*arguments, *["--resume"] * resume]) == 0, family
     config = load(OUT / f"{family}.toml", overrides)
-    return checkpoint.weights_path(Path(config.run.out), config.optim.steps)
+    return RunFolder(Path(config.run.out)).weights(config.optim.steps)
 
 
 def taken_up(family, *overrides, resume=True):
@@ -206,7 +206,7 @@ def taken_up(family, *overrides, resume=True):
     config = load(OUT / f"{family}.toml", overrides)
     made = TrainState(config, dataset.load(config.data), Processes(config.run))
     if resume:
-        open_run(config, made, resume=True)
+        RunFolder(Path(config.run.out)).open(config, made, resume=True)
     return made
 
 
@@ -272,7 +272,7 @@ def check_what_a_run_leaves_is_in_the_host_what_it_was_in_the_trainer():
 
 def check_the_embedder_s_file_says_what_it_is():
     for family in RUNS:
-        weights = checkpoint.weights_path(OUT / f"{family}_run", 4 if family != "sd3" else 8)
+        weights = RunFolder(OUT / f"{family}_run").weights(4 if family != "sd3" else 8)
         with safe_open(files.interval_path(weights), framework="pt") as file:
             said, keys = file.metadata(), set(file.keys())
         with safe_open(weights, framework="pt") as file:
@@ -298,7 +298,7 @@ def check_resuming_is_exact():
         a, b = load_file(one), load_file(other)
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), other
     records = [
-        [json.loads(line) for line in (folder / reports.METRICS).read_text().splitlines()]
+        [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
         for folder in (whole.parent, resumed.parent)
     ]
     assert [r["loss"] for r in records[0]] == [r["loss"] for r in records[1]]

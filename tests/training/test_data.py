@@ -22,6 +22,7 @@ from training.data.format import LATENTS, CacheFolder
 from training.files import fingerprint, save_weights
 from training.finetune import main
 from training.networks.sit import build
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.run.preview import Preview
 from training.run.reports import pooled, write_bins
@@ -191,5 +192,5 @@ def test_bins_are_pooled_by_their_samples(tmp_path):
     reports = [{"stable": first}, {"step": 2}, {"stable": second}]
     assert pooled(reports, "changed") == [0.25, 0.0] + [None] * 6
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-    write_bins(tmp_path)
+    write_bins(RunFolder(tmp_path))
     assert not (tmp_path / "bins.png").exists()  # nothing to draw
