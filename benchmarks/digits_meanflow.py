@@ -40,7 +40,7 @@ from training.demo.recogniser import Recogniser
 from training.files import write_atomically
 from training.networks.base import Backbone
 from training.networks.sit import load as load_backbone
-from training.run.reports import METRICS
+from training.run.folder import RunFolder
 from training.sampling.pictures import GUIDANCE, native_grid, sample, sample_calls
 
 from .digits_objectives import Judge, plus_minus
@@ -146,7 +146,7 @@ def stability(bench: Bench, folders: list[Path], trained: list[Backbone], batch:
         "|---|---|---|---|---|---|",
     ]
     for seed, (folder, backbone) in enumerate(zip(folders, trained, strict=True)):
-        text = (folder / METRICS).read_text(encoding="utf-8")
+        text = RunFolder(folder).metrics.read_text(encoding="utf-8")
         records = [json.loads(line) for line in text.splitlines()]
         seconds = sum(batch / r["samples_per_s"] for r in records)
         loss = statistics.mean(r["loss"] for r in records[-20:])

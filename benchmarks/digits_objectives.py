@@ -53,22 +53,14 @@ from training.config.schema import AlignConfig, Config
 from training.data import batches as batching
 from training.data import dataset as datasets
 from training.data import digits
-from training.data.format import (
-    LATENTS,
-    FeatureSpec,
-    Shard,
-    read_index,
-    read_shard,
-    write_index,
-    write_shard,
-)
+from training.data.format import LATENTS, CacheFolder, FeatureSpec, Shard
 from training.demo import recogniser
 from training.files import write_atomically
 from training.networks.base import Backbone
 from training.networks.sit import load as load_backbone
-from training.objectives.bank import build_bank, references
+from training.objectives.bank import FromBank, build_bank
 from training.objectives.base import BINS, TIMES
-from training.run.checkpoint import STATE, weights_path
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.run.validate import validation_loss
 
@@ -145,16 +137,16 @@ def make_cache(out: Path) -> Path:
                 picture = Image.fromarray((image[0] * 255).round().byte().numpy())
                 write_atomically(path, lambda file, p=picture: p.save(file, "PNG"))
     prepare(root, cache, PrepareConfig(size=8, channels=1, shard=256, batch=256))
-    index = read_index(cache)
-    if ENCODER not in index.features:
+    folder = CacheFolder.open(cache)
+    if ENCODER not in folder.index.features:
         see = encoder()
-        for number in range(len(index.shards())):
-            shard = read_shard(cache, LATENTS, number)  # (rows, 1 view, 1, 8, 8) bytes
+        for number in range(len(folder.index.shards())):
+            shard = folder.read(LATENTS, number)  # (rows, 1 view, 1, 8, 8) bytes
             z = see(shard.data[:, 0].float() / 255 * 2 - 1).flatten(2).transpose(1, 2)
             made = Shard(z[:, None].half(), ENCODER, shard.rows, shard.skipped, {})
-            write_shard(cache, ENCODER, number, made)
+            folder.write(ENCODER, number, made)
         spec = FeatureSpec(ENCODER, z.shape[-1], PATCH)
-        write_index(cache, replace(index, features={ENCODER: spec}))
+        folder.update(features={ENCODER: spec})
     return cache
 
 
@@ -227,9 +219,8 @@ def gradient_noise(
     sums = {False: [0.0, 0.0], True: [0.0, 0.0]}  # of the gradients, and of their squared norms
     options = replace(config.objective, kind="stablevm")
     for step in range(batches):
-        x0, labels, cond, _ = batching.batch(
-            dataset, replace(config.data, label_dropout=0.0), 7, step
-        )
+        batch = batching.batch(dataset, replace(config.data, label_dropout=0.0), 7, step)
+        x0, cond = batch.x0, batch.cond
         drawn = rng.generator(7, step, "noise")
         t = low + (high - low) * torch.rand(len(x0), generator=drawn)
         eps = torch.randn(x0.shape, generator=drawn)
@@ -240,7 +231,7 @@ def gradient_noise(
         latents = dataset.latent.to_model(latents)
         for rows in torch.arange(len(keys)).split(options.bank):
             bank.add(latents[rows], keys[rows])
-        refs = references(bank, batching.Batch(x0, labels, cond, ()), dataset.num_classes)
+        refs = FromBank(bank, dataset.num_classes).references(batch)
         v = backbone.velocity(path.x_t, path.t, cond)
         for stable in (False, True):
             target = objective.target(path, refs if stable else ())
@@ -311,15 +302,15 @@ def main() -> int:
         for name in OBJECTIVES:
             config = configure(name, seed, options.steps, cache, options.out)
             folder = Path(config.run.out)
-            weights = weights_path(folder, options.steps)
+            weights = RunFolder(folder).weights(options.steps)
             if not weights.exists():
                 print(f"{name}, seed {seed}: {folder}", file=sys.stderr)
-                if not train(config, resume=(folder / STATE).exists()).finished:
+                if not train(config, resume=RunFolder(folder).state.exists()).finished:
                     return 130
             dataset = datasets.load(config.data)
             scores[name].append(score(weights, dataset, judge, eye))
     config = configure("CFM", 0, options.steps, cache, options.out)
-    weights = weights_path(Path(config.run.out), options.steps)
+    weights = RunFolder(Path(config.run.out)).weights(options.steps)
     text = tables(scores, judge, eye, options.steps) + "\n"
     text += noise_table(weights, datasets.load(config.data), config) + "\n"
     write_atomically(options.out / "results.md", lambda file: file.write(text.encode()))

@@ -37,7 +37,7 @@ from tests.host import circle
 from tests.host.server import Host, find_hosts
 from training.caching.plan import settings_of
 from training.config.prepare import PrepareConfig
-from training.data.format import LATENTS, Index, Shard, write_index, write_shard
+from training.data.format import LATENTS, CacheFolder, Index, Shard
 from training.data.text import write_text
 
 SCRIPT = Path(__file__).with_name("lora_throughput_host.py")
@@ -103,7 +103,6 @@ def write_cache(cache: Path, case: Case) -> None:
     numbers = list(range(PICTURES))
     settings = settings_of(PrepareConfig(shard=PICTURES), latent, "captions")
     cache.mkdir()
-    write_shard(cache, LATENTS, 0, Shard(raw, settings["vae"], numbers, {}, {}))
     pixels = (case.side * latent.downscale,) * 2
     index = Index(
         settings=settings,
@@ -119,7 +118,9 @@ def write_cache(cache: Path, case: Case) -> None:
         aside={},
         complete=True,
     )
-    write_index(cache, index)
+    folder = CacheFolder(cache, index)
+    folder.write(LATENTS, 0, Shard(raw, settings["vae"], numbers, {}, {}))
+    folder.update()
     pooled = {"pooled": 2048} if layout.pooled else {}
     sizes = {name: (width,) for name, width in pooled.items()}
     sizes["context"] = (case.tokens, 4096)
@@ -127,7 +128,7 @@ def write_cache(cache: Path, case: Case) -> None:
         {name: torch.randn(size, generator=draw) for name, size in sizes.items()}
         for _ in range(CAPTIONS + 1)
     ]
-    write_text(cache, texts)
+    write_text(folder, texts)
 
 
 class Trainer:

@@ -32,7 +32,7 @@ from training.config.schema import (
 from training.data import batches as batching
 from training.data import dataset as datasets
 from training.engine.distributed import Processes
-from training.objectives.bank import references
+from training.objectives.bank import FromBank
 from training.objectives.build import build_objective
 from training.run.state import TrainState
 from training.run.step import Learner
@@ -98,7 +98,7 @@ def measure_steps(rounds: int) -> None:
         fill(state.bank, batch.labels)
 
     def step(bank: MemoryBank | None, batch: batching.Batch, number: int) -> None:
-        learner.bank = bank
+        learner.source = FromBank(bank, dataset.num_classes) if bank else None
         learner.compute(batch, number, report=False)
         learner.update(number)
         for average in state.averages:
@@ -106,12 +106,11 @@ def measure_steps(rounds: int) -> None:
 
     def added(batch: batching.Batch, number: int) -> float:
         on_device = batch._replace(x0=batch.x0.to(device))
+        source = FromBank(state.bank, dataset.num_classes)
         path = learner.objective.path(on_device.x0, rng.generator(0, number, "path"))
         plain = seconds(lambda: learner.objective.target(path), device)
         whole = seconds(
-            lambda: learner.objective.target(
-                path, references(state.bank, on_device, dataset.num_classes)
-            ),
+            lambda: learner.objective.target(path, source.references(on_device)),
             device,
         )
         return whole - plain

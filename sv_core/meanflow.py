@@ -115,7 +115,7 @@ def mean_velocity_target(
 
 
 def optimal_beta(kappa: float, noise: float, bias: float) -> float:
-    """The beta with the smallest error of the target when J = kappa I. [arXiv 2605.09235, Theorem 4]
+    """The beta with the smallest target error when J = kappa I. [arXiv 2605.09235, Theorem 4]
 
     kappa / (kappa + 1) * noise / (noise + bias) with noise = s^2 d = E|v'|^2 and
     bias = |b|^2 = |v_hat - v|^2; 0 for kappa <= 0, where mixing only adds noise.

@@ -15,8 +15,8 @@ from .cli import add_debug, guard
 from .config.load import load
 from .config.reference import add_help
 from .config.schema import Config
-from .run.checkpoint import CONFIG
 from .run.dry_run import damaged, dry_run, remedies
+from .run.folder import RunFolder
 from .run.loop import train
 
 
@@ -59,8 +59,8 @@ def failure(options: argparse.Namespace, e: Exception) -> str | None:
 
 def begun(options: argparse.Namespace) -> Path | None:
     """The run's folder, once there is one."""
-    out = Path(load(options.config, options.set).run.out)
-    return out if not options.dry_run and (out / CONFIG).exists() else None
+    folder = RunFolder(Path(load(options.config, options.set).run.out))
+    return folder.out if not options.dry_run and folder.config.exists() else None
 
 
 def run(options: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ from training.data import batches
 from training.data.cache import LatentCache
 from training.files import read_weights
 from training.networks.comfy import folder as comfy_folder
-from training.run.checkpoint import read_state, weights_path
+from training.run.folder import RunFolder
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 
@@ -63,10 +63,10 @@ class Made(NamedTuple):
         return self.folder / f"{case.name}_{way}"
 
     def state(self, case: Case, way: str) -> dict:
-        return read_state(self.run(case, way))
+        return RunFolder(self.run(case, way)).read_state()
 
     def weights(self, case: Case, way: str) -> dict[str, Tensor]:
-        return read_weights(weights_path(self.run(case, way), STEPS))[0]
+        return read_weights(RunFolder(self.run(case, way)).weights(STEPS))[0]
 
     def records(self, case: Case, way: str) -> list[dict]:
         lines = (self.run(case, way) / "metrics.jsonl").read_text().splitlines()

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from sv_core.models.families import has_frames, latents
 from training.caching.plan import settings_of
 from training.config.prepare import PrepareConfig
-from training.data.format import LATENTS, Index, Shard, write_index, write_shard
+from training.data.format import LATENTS, CacheFolder, Index, Shard
 from training.data.text import write_text
 
 LENGTHS = {"a cat": 3, "a cat on a mat": 5, "two cats": 7, "": 4}
@@ -32,7 +32,6 @@ def write_cache(cache: Path, family: str) -> None:
     cache.mkdir()
     numbers = list(range(_PICTURES))
     settings = settings_of(PrepareConfig(), latent, "captions")
-    write_shard(cache, LATENTS, 0, Shard(_raw(x, latent).half(), settings["vae"], numbers, {}, {}))
     index = Index(
         settings=settings,
         latent=latent,
@@ -47,8 +46,10 @@ def write_cache(cache: Path, family: str) -> None:
         aside={},
         complete=True,
     )
-    write_index(cache, index)
-    write_text(cache, [_text(family, LENGTHS[caption], draw) for caption in [*captions, ""]])
+    folder = CacheFolder(cache, index)
+    folder.write(LATENTS, 0, Shard(_raw(x, latent).half(), settings["vae"], numbers, {}, {}))
+    folder.update()
+    write_text(folder, [_text(family, LENGTHS[caption], draw) for caption in [*captions, ""]])
 
 
 def _raw(x: Tensor, latent) -> Tensor:

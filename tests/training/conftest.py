@@ -21,12 +21,9 @@ from training.config.schema import (
 )
 from training.data.format import (
     LATENTS,
+    CacheFolder,
     FeatureSpec,
     Shard,
-    read_index,
-    read_shard,
-    write_index,
-    write_shard,
 )
 from training.run import loop
 
@@ -73,17 +70,18 @@ def with_run():
 
 def _add_features(cache, name, dim, fingerprint="ab", patch_size=4):
     """Features of a random linear encoder of the pixels, so that there is something to learn."""
-    index = read_index(cache)
+    folder = CacheFolder.open(cache)
     weight = torch.randn(patch_size**2, dim, generator=torch.Generator().manual_seed(dim))
-    for number in range(len(index.shards())):
-        shard = read_shard(cache, LATENTS, number)
+    for number in range(len(folder.index.shards())):
+        shard = folder.read(LATENTS, number)
         x = shard.data.float() / 255  # (rows, views, 1, h, w)
         tokens = x.unfold(3, patch_size, patch_size).unfold(4, patch_size, patch_size)
         tokens = tokens.flatten(5).flatten(3, 4)[:, :, 0]  # (rows, views, n, p p)
         made = Shard((tokens - 0.3) @ weight, fingerprint, shard.rows, {}, {})
-        write_shard(cache, name, number, made._replace(data=made.data.half()))
-    features = index.features | {name: FeatureSpec(fingerprint, dim, patch_size)}
-    write_index(cache, replace(index, features=features))
+        folder.write(name, number, made._replace(data=made.data.half()))
+    folder.update(
+        features=folder.index.features | {name: FeatureSpec(fingerprint, dim, patch_size)}
+    )
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ sentence, with exit code 2, and no file that was there before has changed.
 
 import contextlib
 import io
-from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from sv_core.models.families import latents
 from tests.host import tiny, torchrun_data
 from tests.training.in_comfy import HOST, WORK
 from training import finetune, prepare
-from training.data.format import read_index, write_index
+from training.data.format import CacheFolder
 from training.networks.comfy import load as comfy_load
 from training.networks.comfy import self_check
 from training.run import step
@@ -263,10 +262,9 @@ def files(stand_ins):
     torchrun_data.WIDTHS["sd3"] = (64, 64)
     for name in ("mute", "unfinished", "cut_text", "flux_latents"):
         torchrun_data.write_cache(FOLDER / name, "sd3")
-    write_index(FOLDER / "mute", replace(read_index(FOLDER / "mute"), text=None))
-    index = read_index(FOLDER / "flux_latents")
-    write_index(FOLDER / "flux_latents", replace(index, latent=latents("flux")))
-    write_index(FOLDER / "unfinished", replace(read_index(FOLDER / "unfinished"), complete=False))
+    CacheFolder.open(FOLDER / "mute").update(text=None)
+    CacheFolder.open(FOLDER / "flux_latents").update(latent=latents("flux"))
+    CacheFolder.open(FOLDER / "unfinished").update(complete=False)
     text = FOLDER / "cut_text/text-00000.safetensors"
     text.write_bytes(text.read_bytes()[:-9])
     save_file(tiny.autoencoder(16, 7, 0.6), FOLDER / "vae.safetensors")

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,17 @@ from tqdm import tqdm
 from sv_core.errors import InvalidInput
 from sv_core.models.families import latents
 
-from .. import files
-from .. import files as stored_files
 from ..config.prepare import PrepareConfig
-from ..data import format, text
-from ..data.format import (
-    LATENTS,
-    MASKS,
-    FeatureSpec,
-    Index,
-    Job,
-    Shard,
-    TextSpec,
-    check_room,
-    missing,
-)
+from ..data import text
+from ..data.format import LATENTS, MASKS, CacheFolder, FeatureSpec, Index, Job, Shard, TextSpec
 from ..encoders import dinov2
 from ..encoders.comfy import HostText
-from ..files import write_atomically
+from ..files import fingerprint
 from ..prefetch import ahead, attempt
 from .codec import Codec, device_of
 from .lock import alone
 from .media import Taken, reader
-from .plan import check, list_pictures, make_plan, same_plan, settings_of
+from .plan import check, list_pictures, make_plan, require_same_plan, settings_of
 
 
 @dataclass(frozen=True)
@@ -66,96 +54,104 @@ def prepare(root: Path, cache: Path, config: PrepareConfig) -> Outcome:
     listing = list_pictures(root, config)
     settings = settings_of(config, latent, listing.layout)
     with alone(cache):
-        if (cache / format.INDEX).exists() and any(cache.glob("*.safetensors")):
-            index = same_plan(format.read_index(cache), settings, listing, cache)
-        else:  # also when there is no more than a plan: nothing of it binds yet
-            index = make_plan(root, config, settings, latent, listing)
-            format.write_index(cache, index)
-        return _run(root, cache, config, index)
+        if CacheFolder.begun(cache):
+            folder = CacheFolder.open(cache)
+            require_same_plan(folder, settings, listing)
+        else:
+            folder = CacheFolder(cache, make_plan(root, config, settings, latent, listing))
+            folder.update()
+        return _run(root, folder, config)
 
 
-def _run(root: Path, cache: Path, config: PrepareConfig, index: Index) -> Outcome:
-    name = None
-    encoder = None
-    if config.encoder:
-        encoder = dinov2.load(Path(config.encoder))
-        name = encoder.name
-        spec = FeatureSpec(files.fingerprint(Path(config.encoder)), encoder.dim, config.patch_size)
-        known = index.features.get(name)
-        if known not in (None, spec):
-            raise InvalidInput(
-                f"{cache} has features of another {name} (or for patches of {known.patch_size}): "
-                f"use the same file and patch_size again, or another folder"
-            )
-        if known is None:
-            # Unfinished until every shard has them: a reader must not find half.
-            index = replace(index, complete=False, features=index.features | {name: spec})
-            format.write_index(cache, index)
-    jobs = list(missing(cache, index, name))
-    for other in index.features.keys() - {name}:
-        if any(job.features for job in missing(cache, index, other)):
-            raise InvalidInput(
-                f"the features of {other} in {cache} are not whole: finish them first, with the "
-                f"encoder= and patch_size= that they were begun with"
-            )
-    index = _with_text(cache, config, index)
-    texts = text.missing(cache, index) if index.text else []
+def _run(root: Path, folder: CacheFolder, config: PrepareConfig) -> Outcome:
+    encoder = _announce_features(folder, config)
+    jobs = list(folder.missing(encoder.name if encoder else None))
+    _require_whole_features(folder, encoder)
+    _announce_text(folder, config)
+    texts = text.missing(folder) if folder.index.text else []
     if texts and not config.text:
         raise InvalidInput(
-            f"the text in {cache} is not whole: finish it first, with the text= and template= that "
-            f"it was begun with"
+            f"the text in {folder.path} is not whole: finish it first, with the text= and "
+            f"template= that it was begun with"
         )
-    if not jobs and not texts and index.complete:
-        return Outcome(index, 0, True)
-    todo = _pictures(root, cache, config, index, jobs, encoder)
+    if not jobs and not texts and folder.index.complete:
+        return Outcome(folder.index, 0, True)
+    todo = _pictures(root, folder, config, jobs, encoder)
     encoder = None  # its memory is the text encoders' now
-    index = _collect(cache, index)
+    found = _collect(folder)
     if texts:
         assert config.family is not None
         speaker = HostText(config.text, config.family, config.comfy, device_of(config))
         try:
-            text.encode(cache, index, texts, speaker)
+            text.encode(folder, texts, speaker)
         finally:
             speaker.close()
-    index = replace(index, complete=True)
-    format.write_index(cache, index)
-    return Outcome(index, todo, False, len(texts))
+    folder.update(complete=True, **found)
+    return Outcome(folder.index, todo, False, len(texts))
 
 
-def _with_text(cache: Path, config: PrepareConfig, index: Index) -> Index:
-    """The index, with the text that is asked for announced in it."""
+def _announce_features(folder: CacheFolder, config: PrepareConfig) -> dinov2.Encoder | None:
+    """The encoder that is asked for, its features announced in the index."""
+    if not config.encoder:
+        return None
+    encoder = dinov2.load(Path(config.encoder))
+    spec = FeatureSpec(fingerprint(Path(config.encoder)), encoder.dim, config.patch_size)
+    features = folder.index.features
+    known = features.get(encoder.name)
+    if known not in (None, spec):
+        raise InvalidInput(
+            f"{folder.path} has features of another {encoder.name} (or for patches of "
+            f"{known.patch_size}): use the same file and patch_size again, or another folder"
+        )
+    if known is None:
+        # Unfinished until every shard has them: a reader must not find half.
+        folder.update(complete=False, features=features | {encoder.name: spec})
+    return encoder
+
+
+def _require_whole_features(folder: CacheFolder, encoder: dinov2.Encoder | None) -> None:
+    """Those of all other encoders must be finished."""
+    for other in folder.index.features.keys() - {encoder.name if encoder else None}:
+        if any(job.features for job in folder.missing(other)):
+            raise InvalidInput(
+                f"the features of {other} in {folder.path} are not whole: finish them first, with "
+                f"the encoder= and patch_size= that they were begun with"
+            )
+
+
+def _announce_text(folder: CacheFolder, config: PrepareConfig) -> None:
+    """Announce the text that is asked for in the index."""
     spec = None
     if config.text:
-        files = sorted(stored_files.fingerprint(Path(file)) for file in config.text)
+        files = sorted(fingerprint(Path(file)) for file in config.text)
         kind = latents(config.family).kind  # as files have it, however the family was spelled
         digest = hashlib.blake2b(json.dumps([kind, files]).encode(), digest_size=8)
         spec = TextSpec(digest.hexdigest(), config.template)
-    bound = index.text is not None and any(cache.glob(f"{text.TEXT}-*.safetensors"))
-    if spec == index.text or (spec is None and bound):
-        return index
+    known = folder.index.text
+    bound = known is not None and any(folder.path.glob(f"{text.TEXT}-*.safetensors"))
+    if spec == known or (spec is None and bound):
+        return
     if bound and spec is not None:
         raise InvalidInput(
-            f"{cache} has text of other encoders, or of another template than {spec.template!r}: "
-            f"use the same again, or another folder"
+            f"{folder.path} has text of other encoders, or of another template than "
+            f"{spec.template!r}: use the same again, or another folder"
         )
     # Unfinished until all of it is there: a reader must not find half.
-    index = replace(index, complete=False, text=spec)
-    format.write_index(cache, index)
-    return index
+    folder.update(complete=False, text=spec)
 
 
 def _pictures(
     root: Path,
-    cache: Path,
+    folder: CacheFolder,
     config: PrepareConfig,
-    index: Index,
     jobs: list[Job],
     encoder: dinov2.Encoder | None,
 ) -> int:
     """Make these shards of latents and features; how many pictures they hold."""
     if not jobs:
         return 0
-    check_room(cache, index, jobs, encoder)
+    folder.require_space(jobs, encoder.name if encoder else None)
+    index = folder.index
     codec = Codec(config, index, encoder, any(job.latents for job in jobs))
     total = sum(len(pictures) for _, pictures in index.shards())
     todo = sum(len(job.pictures) for job in jobs)
@@ -171,23 +167,19 @@ def _pictures(
         with bar:
             decoded = ahead(pool, attempt, tasks, 2 * at_once + config.workers)
             for job in jobs:
-                _make(cache, job, index, codec, decoded, bar)
+                _make(folder, job, codec, decoded, bar)
     finally:
         pool.shutdown(cancel_futures=True)
         codec.close()
     return todo
 
 
-def _make(
-    cache: Path, job: Job, index: Index, codec: Codec, decoded: Iterator[Any], bar: tqdm
-) -> None:
+def _make(folder: CacheFolder, job: Job, codec: Codec, decoded: Iterator[Any], bar: tqdm) -> None:
     """One shard from the next pictures of the stream, written when it is whole."""
     rows: list[int] = []
     skipped: dict[str, str] = {}
     sums: dict[str, float] = {}
-    latents: list[Tensor] = []
-    masks: list[Tensor] = []
-    features: list[Tensor] = []
+    made: dict[str, list[Tensor]] = {kind: [] for kind in _kinds(folder, job, codec)}
     waiting: list[Taken] = []
     at_once = max(codec.batch // job.frames, 1)
     for place, picture in enumerate(job.pictures, 1):
@@ -198,49 +190,52 @@ def _make(
             rows.append(picture)
             waiting.append(read)
         if len(waiting) == at_once or (place == len(job.pictures) and waiting):
-            batch = torch.stack([taken.pixels for taken in waiting])
-            counting = [taken.mask for taken in waiting if taken.mask is not None]
-            if job.latents:
-                latents.append(codec.latents(batch, sums))
-            if job.latents and counting:
-                masks.append(codec.masks(torch.stack(counting)))
-            if job.features:
-                features.append(codec.features(batch))
+            for kind, parts in made.items():
+                parts.append(_encoded(kind, waiting, codec, sums))
             waiting = []
         bar.update()
-    if job.features and not job.latents:
-        before = format.read_shard(cache, LATENTS, job.number).rows
-        if before != rows:
-            raise InvalidInput(
-                f"of shard {job.number} other pictures can be read than when its latents were "
-                f"made: put the pictures back, or prepare another folder"
-            )
+    if job.features and not job.latents and folder.read(LATENTS, job.number).rows != rows:
+        raise InvalidInput(
+            f"of shard {job.number} other pictures can be read than when its latents were made: "
+            f"put the pictures back, or prepare another folder"
+        )
+    for kind, parts in made.items():
+        facts = (rows, skipped, sums if kind == LATENTS else {})
+        shard = Shard(_joined(parts), folder.fingerprint(kind), *facts)
+        folder.write(kind, job.number, shard)
+
+
+def _kinds(folder: CacheFolder, job: Job, codec: Codec) -> list[str]:
+    """What a job is to make. Masks come before the latents: these alone are no whole shard."""
+    kinds = []
     if job.latents:
-        vae = index.settings["vae"]
-        if "masks" in index.settings:
-            format.write_shard(
-                cache, MASKS, job.number, Shard(_joined(masks), vae, rows, skipped, {})
-            )
-        shard = Shard(_joined(latents), vae, rows, skipped, sums)
-        format.write_shard(cache, LATENTS, job.number, shard)
+        kinds = [MASKS, LATENTS] if "masks" in folder.index.settings else [LATENTS]
     if job.features:
         assert codec.encoder is not None
-        name = codec.encoder.name
-        shard = Shard(_joined(features), index.features[name].fingerprint, rows, skipped, {})
-        format.write_shard(cache, name, job.number, shard)
+        kinds.append(codec.encoder.name)
+    return kinds
+
+
+def _encoded(kind: str, taken: list[Taken], codec: Codec, sums: dict[str, float]) -> Tensor:
+    """One kind of rows of these pictures; the latents' moments are added into ``sums``."""
+    if kind == MASKS:
+        return codec.masks(torch.stack([one.mask for one in taken if one.mask is not None]))
+    pixels = torch.stack([one.pixels for one in taken])
+    return codec.latents(pixels, sums) if kind == LATENTS else codec.features(pixels)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0)
 
 
-def _collect(cache: Path, index: Index) -> Index:
-    """What the shards say, in the index; what was skipped is also listed in a file."""
+def _collect(folder: CacheFolder) -> dict[str, Any]:
+    """What the shards say, as fields of the index; what was skipped is also listed in a file."""
+    index = folder.index
     skipped = {k: v for k, v in index.skipped.items() if index.bucket[int(k)] < 0}
     sums: dict[str, float] = {}
     good = 0
     for number in range(len(index.shards())):
-        shard = format.read_shard(cache, LATENTS, number)
+        shard = folder.read(LATENTS, number)
         skipped |= shard.skipped
         good += len(shard.rows)
         for key, value in shard.sums.items():
@@ -256,9 +251,5 @@ def _collect(cache: Path, index: Index) -> Index:
         std = variance**0.5
         if "posterior" in sums:
             share = (sums["posterior"] / sums["count"] / variance) ** 0.5
-    lines = [f"{index.paths[int(k)]}\t{reason}" for k, reason in skipped.items()]
-    lines += [f"{path}\t{reason}" for path, reason in index.aside.items()]
-    if lines:
-        text = "".join(line + "\n" for line in sorted(lines))
-        write_atomically(cache / format.SKIPPED, lambda file: file.write(text.encode()))
-    return replace(index, skipped=skipped, posterior_share=share, model_std=std)
+    folder.list_skipped(skipped)
+    return {"skipped": skipped, "posterior_share": share, "model_std": std}

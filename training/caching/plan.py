@@ -13,13 +13,13 @@ from sv_core.latent import LatentSpec, pixels
 from sv_core.models import families
 
 from ..config.prepare import PrepareConfig
-from ..data.format import Index
+from ..data.format import CacheFolder, Index
 from ..encoders.comfy import check_text, is_tiny
 from ..files import fingerprint
 from ..prefetch import ahead, attempt
 from . import images, videos
 from .captions import Variants
-from .folder import Listing, is_video, scan
+from .listing import Listing, is_video, scan
 
 
 def check(config: PrepareConfig) -> LatentSpec:
@@ -167,8 +167,9 @@ def make_plan(
     )
 
 
-def same_plan(index: Index, settings: dict, found: Listing, cache: Path) -> Index:
-    """The index, if it is of these settings and of these very pictures."""
+def require_same_plan(folder: CacheFolder, settings: dict[str, Any], found: Listing) -> None:
+    """Raises InvalidInput when a cache was begun with other settings or other pictures."""
+    index, cache = folder.index, folder.path
     was, unset = index.settings, object()
     usual = {f.name: f.default for f in fields(PrepareConfig)}
     different = []
@@ -206,4 +207,3 @@ def same_plan(index: Index, settings: dict, found: Listing, cache: Path) -> Inde
             f"gone, {len(other)} changed (such as {example}); put them back, or prepare another "
             f"folder"
         )
-    return index

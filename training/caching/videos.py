@@ -12,7 +12,7 @@ from torch import Tensor
 from sv_core.errors import InvalidInput
 
 from . import images
-from .folder import SUFFIXES
+from .listing import SUFFIXES
 
 """Frames a second unless told otherwise: what Wan2.1 was trained on."""
 

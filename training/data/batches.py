@@ -1,4 +1,4 @@
-"""Batches: each a pure function of (seed, step), with the references that it asks for."""
+"""Batches: each a pure function of (seed, step)."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ from sv_core.objective import References
 
 from ..config.schema import DataConfig
 from ..rng import generator
-from .cache import LatentCache
 from .dataset import Dataset
 
 
@@ -17,7 +16,8 @@ class Batch(NamedTuple):
     """x0 (b, c, h, w) in model space, labels, the same where some were dropped, features.
 
     ``mask`` (b, 1, h, w) says how much each cell counts, None that all count alike; ``refs`` are
-    the references that come with the data. ``items`` are the indices of it all.
+    StableVM's references, once they are taken (objectives/bank.py). ``items`` are the indices of
+    it all in the data, ``step`` is the step that it is of.
     """
 
     x0: Tensor
@@ -27,6 +27,7 @@ class Batch(NamedTuple):
     mask: Tensor | None = None
     refs: References = ()
     items: Tensor | None = None
+    step: int = 0
 
 
 def batch(
@@ -45,28 +46,5 @@ def batch(
         features=features,
         mask=data.masks(items[part]),
         items=items[part],
+        step=step,
     )
-
-
-def with_companions(
-    batch: Batch, data: LatentCache, n: int, wanted: Tensor, seed: int, step: int, first: int
-) -> Batch:
-    """The batch with at most ``n`` references for each row (b,) that ``wanted`` marks.
-
-    Those of its condition and shape, itself among them; where the condition was dropped, any of its
-    shape. Read from the cache, so there is nothing to keep; ``first`` is the place of its first row
-    in the step's whole batch, for a row's references are the same whoever computes it. [our
-    extension of arXiv 2602.05435 to text]
-    """
-    assert batch.items is not None
-    refs = []
-    for row in torch.nonzero(wanted).flatten().tolist():
-        drawn = generator(seed, step, f"references/{first + row}")
-        item, cond = int(batch.items[row]), int(batch.cond[row])
-        if cond == data.num_classes:
-            chosen = data.pool(item, n, drawn)
-        else:
-            chosen = data.companions(item, n, drawn, cond)
-        if len(chosen) > 1:
-            refs.append((torch.tensor([row]), data.latent.to_model(data.gather(chosen)[0])))
-    return batch._replace(refs=refs)

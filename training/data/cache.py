@@ -15,7 +15,7 @@ from sv_core.latent import LatentSpec, alike, describe
 from sv_core.models.families import stride
 
 from .companions import Companions, Conditions
-from .format import LATENTS, MASKS, FeatureSpec, open_shards, read_index, share_of
+from .format import LATENTS, MASKS, CacheFolder, FeatureSpec, share_of
 from .text import TextTable
 
 
@@ -51,7 +51,8 @@ class LatentCache:
         Raises InvalidInput, in one sentence: not finished, a shard that is missing, cut short or
         from another VAE or encoder, features that are not there or lie on another grid.
         """
-        self.path, self.index = path, read_index(path)
+        folder = CacheFolder.open(path)
+        self.path, self.index = path, folder.index
         index = self.index
         plan = index.shards()
         if not index.complete:
@@ -61,14 +62,10 @@ class LatentCache:
             )
         self.features = {name: self._feature(name, patch_size) for name in features}
         parts = [pictures for _, pictures in plan]
-        self._latents = open_shards(path, LATENTS, parts, index.settings["vae"])
+        self._latents = folder.read_all(LATENTS, parts)
         parts = [shard.rows for shard in self._latents]
-        self._features = [
-            open_shards(path, name, parts, spec.fingerprint) for name, spec in self.features.items()
-        ]
-        self._masks = None
-        if "masks" in index.settings:
-            self._masks = open_shards(path, MASKS, parts, index.settings["vae"])
+        self._features = [folder.read_all(name, parts) for name in self.features]
+        self._masks = folder.read_all(MASKS, parts) if "masks" in index.settings else None
         self.text = TextTable(path, index.text, len(index.conditions)) if index.text else None
         self._build(plan, held_out)
 

@@ -16,9 +16,9 @@ the same points in every epoch. How little is lost is measured and reported (``p
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +28,7 @@ from torch import Tensor
 
 from sv_core.errors import InvalidInput, Unavailable
 from sv_core.latent import LatentSpec
-from sv_core.models.families import stride
 
-from ..encoders.dinov2 import Encoder
 from ..files import write_atomically
 
 FORMAT = 1
@@ -122,15 +120,158 @@ class Shard(NamedTuple):
         return self.rows == kept and len(self.data) == len(kept)
 
 
-def write_index(cache: Path, index: Index) -> None:
-    """Raises Unavailable, in one sentence."""
-    # vars, not asdict: that would copy a million paths one by one.
-    text = json.dumps({"format": FORMAT} | vars(index), default=asdict, ensure_ascii=False)
-    write_atomically(cache / INDEX, lambda file: file.write(text.encode()))
+class Job(NamedTuple):
+    """A shard to make: its number, its bucket, its pictures, and what of it is missing."""
+
+    number: int
+    bucket: tuple[int, ...]
+    pictures: list[int]
+    latents: bool
+    features: bool
+
+    @property
+    def frames(self) -> int:
+        return self.bucket[0] if len(self.bucket) == 3 else 1
 
 
-def read_index(cache: Path) -> Index:
-    """Raises InvalidInput, in one sentence, when there is none or it is not ours."""
+def shard_path(cache: Path, kind: str, number: int) -> Path:
+    """``kind`` is ``latents``, ``masks``, ``text`` or an encoder's name."""
+    return cache / f"{kind}-{number:05d}.safetensors"
+
+
+class CacheFolder:
+    """The folder of a cache, finished or not: its index, and its shards by kind and number.
+
+    Each file is written whole or not at all. A reader must not find half a cache, so the index says
+    ``complete`` only when every shard that it announces is there.
+    """
+
+    def __init__(self, path: Path, index: Index):
+        self.path, self.index = path, index
+
+    @classmethod
+    def open(cls, path: Path) -> "CacheFolder":
+        """Raises InvalidInput, in one sentence, when there is no index or it is not ours."""
+        return cls(path, _read_index(path))
+
+    @staticmethod
+    def begun(path: Path) -> bool:
+        """Whether there is more than a plan, which binds nothing yet."""
+        return (path / INDEX).exists() and any(path.glob("*.safetensors"))
+
+    def update(self, **changes: Any) -> None:
+        """Write the index, with these fields of it changed. Raises Unavailable, in one sentence."""
+        self.index = replace(self.index, **changes)
+        # vars, not asdict: that would copy a million paths one by one.
+        table = {"format": FORMAT} | vars(self.index)
+        text = json.dumps(table, default=asdict, ensure_ascii=False)
+        write_atomically(self.path / INDEX, lambda file: file.write(text.encode()))
+
+    def shard(self, kind: str, number: int) -> Path:
+        """Where a shard is, or would be."""
+        return shard_path(self.path, kind, number)
+
+    def write(self, kind: str, number: int, shard: Shard) -> None:
+        """Raises Unavailable, in one sentence."""
+        # One key: several would be written in an order of their own each time.
+        facts = json.dumps({k: v for k, v in shard._asdict().items() if k != "data"})
+        data = safetensors_bytes({"data": shard.data.contiguous()}, {"shard": facts})
+        write_atomically(self.shard(kind, number), lambda file: file.write(data))
+
+    def read(self, kind: str, number: int) -> Shard:
+        """A shard whose rows are read from the disk when they are asked for.
+
+        Raises InvalidInput, in one sentence, when it is missing, cut short or something else.
+        """
+        path = self.shard(kind, number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return Shard(file.get_tensor("data"), **json.loads(file.metadata()["shard"]))
+        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
+            reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
+            raise InvalidInput(
+                f"shard {path} cannot be read ({reason}): remove it and run training.prepare "
+                f"again, which makes that shard anew"
+            ) from e
+
+    def read_all(self, kind: str, parts: list[list[int]]) -> list[Shard]:
+        """Every shard of a kind, of these pictures each.
+
+        Raises InvalidInput, in one sentence, when one is missing, damaged or not of the others'
+        make.
+        """
+        shards = []
+        for number, pictures in enumerate(parts):
+            shard = self.read(kind, number)
+            problem = None
+            if shard.fingerprint != self.fingerprint(kind):
+                what = "VAE" if kind in (LATENTS, MASKS) else "encoder"
+                problem = f"from another {what} than the rest of the cache"
+            elif not shard.covers(pictures):
+                problem = "of other pictures than the rest of the cache"
+            if problem:
+                raise InvalidInput(
+                    f"{self.shard(kind, number)} is {problem}: remove it and run "
+                    f"training.prepare again, which makes that shard anew"
+                )
+            shards.append(shard)
+        return shards
+
+    def missing(self, encoder: str | None) -> Iterator[Job]:
+        """The shards that are not there whole. A damaged one is as good as none."""
+        for number, (bucket, pictures) in enumerate(self.index.shards()):
+            latents = not self._has(LATENTS, number, pictures)
+            if "masks" in self.index.settings:
+                latents = latents or not self._has(MASKS, number, pictures)
+            features = encoder is not None and not self._has(encoder, number, pictures)
+            if latents or features:
+                yield Job(number, self.index.buckets[bucket], pictures, latents, features)
+
+    def require_space(self, jobs: list[Job], encoder: str | None) -> None:
+        """Say now, not after a night, that the disk is too small (without the text's share).
+
+        Raises Unavailable, in one sentence.
+        """
+        latent, need = self.index.latent, 0
+        for job in jobs:
+            cells = job.bucket[-2] * job.bucket[-1] // latent.downscale**2
+            cells *= 1 + (job.frames - 1) // stride(latent.kind)
+            each = 0
+            if job.latents:
+                each += cells * latent.channels * (1 if latent.kind == "pixels" else 2)
+            if job.features and encoder:
+                spec = self.index.features[encoder]
+                each += cells // spec.patch_size**2 * spec.dim * 2
+            need += each * len(job.pictures) * self.index.views
+        free = shutil.disk_usage(self.path).free
+        if need > free:
+            raise Unavailable(
+                f"the cache needs {need / 2**30:.1f} GiB more and the disk of {self.path} has "
+                f"{free / 2**30:.1f} GiB free: make room or name another folder"
+            )
+
+    def list_skipped(self, skipped: Mapping[str, str]) -> None:
+        """Write which pictures are not in it, and why, where there are such ones."""
+        lines = [f"{self.index.paths[int(k)]}\t{reason}" for k, reason in skipped.items()]
+        lines += [f"{path}\t{reason}" for path, reason in self.index.aside.items()]
+        if lines:
+            text = "".join(line + "\n" for line in sorted(lines))
+            write_atomically(self.path / SKIPPED, lambda file: file.write(text.encode()))
+
+    def fingerprint(self, kind: str) -> str:
+        """Of the network that a shard of this kind must be from."""
+        if kind in (LATENTS, MASKS):
+            return self.index.settings["vae"]
+        return self.index.features[kind].fingerprint
+
+    def _has(self, kind: str, number: int, pictures: list[int]) -> bool:
+        with suppress(InvalidInput):
+            shard = self.read(kind, number)
+            return shard.fingerprint == self.fingerprint(kind) and shard.covers(pictures)
+        return False
+
+
+def _read_index(cache: Path) -> Index:
     try:
         table = json.loads((cache / INDEX).read_text(encoding="utf-8"))
         version = table.pop("format")
@@ -152,115 +293,6 @@ def read_index(cache: Path) -> Index:
             f"{cache / INDEX} is damaged or of something else ({type(e).__name__}: {e}): "
             f"prepare the cache again in another folder"
         ) from e
-
-
-def shard_path(cache: Path, kind: str, number: int) -> Path:
-    """``kind`` is ``latents``, ``masks``, ``text`` or an encoder's name."""
-    return cache / f"{kind}-{number:05d}.safetensors"
-
-
-def write_shard(cache: Path, kind: str, number: int, shard: Shard) -> None:
-    """Raises Unavailable, in one sentence."""
-    # One key: several would be written in an order of their own each time.
-    facts = json.dumps({k: v for k, v in shard._asdict().items() if k != "data"})
-    data = safetensors_bytes({"data": shard.data.contiguous()}, {"shard": facts})
-    write_atomically(shard_path(cache, kind, number), lambda file: file.write(data))
-
-
-def read_shard(cache: Path, kind: str, number: int) -> Shard:
-    """A shard whose rows are read from the disk when they are asked for.
-
-    Raises InvalidInput, in one sentence, when it is missing, cut short or something else.
-    """
-    path = shard_path(cache, kind, number)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return Shard(file.get_tensor("data"), **json.loads(file.metadata()["shard"]))
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
-        reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
-        raise InvalidInput(
-            f"shard {path} cannot be read ({reason}): remove it and run training.prepare again, "
-            f"which makes that shard anew"
-        ) from e
-
-
-def open_shards(cache: Path, kind: str, parts: list[list[int]], wanted: str) -> list[Shard]:
-    """All of a kind, of these pictures each.
-
-    Raises InvalidInput, in one sentence, when one is missing, damaged or not of the others' make.
-    """
-    shards = []
-    for number, pictures in enumerate(parts):
-        shard = read_shard(cache, kind, number)
-        problem = None
-        if shard.fingerprint != wanted:
-            what = "VAE" if kind in (LATENTS, MASKS) else "encoder"
-            problem = f"from another {what} than the rest of the cache"
-        elif not shard.covers(pictures):
-            problem = "of other pictures than the rest of the cache"
-        if problem:
-            raise InvalidInput(
-                f"{shard_path(cache, kind, number)} is {problem}: remove it and run "
-                f"training.prepare again, which makes that shard anew"
-            )
-        shards.append(shard)
-    return shards
-
-
-class Job(NamedTuple):
-    """A shard to make: its number, its bucket, its pictures, and what of it is missing."""
-
-    number: int
-    bucket: tuple[int, ...]
-    pictures: list[int]
-    latents: bool
-    features: bool
-
-    @property
-    def frames(self) -> int:
-        return self.bucket[0] if len(self.bucket) == 3 else 1
-
-
-def missing(cache: Path, index: Index, encoder: str | None) -> Iterator[Job]:
-    """The shards that are not there whole. A damaged one is as good as none."""
-    for number, (bucket, pictures) in enumerate(index.shards()):
-        vae = index.settings["vae"]
-        latents = not _there(cache, LATENTS, number, vae, pictures)
-        if "masks" in index.settings:
-            latents = latents or not _there(cache, MASKS, number, vae, pictures)
-        features = encoder is not None and not _there(
-            cache, encoder, number, index.features[encoder].fingerprint, pictures
-        )
-        if latents or features:
-            yield Job(number, index.buckets[bucket], pictures, latents, features)
-
-
-def _there(cache: Path, kind: str, number: int, wanted: str, pictures: list[int]) -> bool:
-    with suppress(InvalidInput):
-        shard = read_shard(cache, kind, number)
-        return shard.fingerprint == wanted and shard.covers(pictures)
-    return False
-
-
-def check_room(cache: Path, index: Index, jobs: list[Job], encoder: Encoder | None) -> None:
-    """Say now, not after a night, that the disk is too small (without the text's share)."""
-    latent, need = index.latent, 0
-    for job in jobs:
-        cells = job.bucket[-2] * job.bucket[-1] // latent.downscale**2
-        cells *= 1 + (job.frames - 1) // stride(latent.kind)
-        each = 0
-        if job.latents:
-            each += cells * latent.channels * (1 if latent.kind == "pixels" else 2)
-        if job.features and encoder:
-            spec = index.features[encoder.name]
-            each += cells // spec.patch_size**2 * spec.dim * 2
-        need += each * len(job.pictures) * index.views
-    free = shutil.disk_usage(cache).free
-    if need > free:
-        raise Unavailable(
-            f"the cache needs {need / 2**30:.1f} GiB more and the disk of {cache} has "
-            f"{free / 2**30:.1f} GiB free: make room or name another folder"
-        )
 
 
 def share_of(path: str) -> float:

@@ -9,7 +9,6 @@ out of the file and put back when it is read: Wan pads every text to 512 rows wi
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from sv_core.errors import InvalidInput
 
 from ..files import write_atomically
-from .format import Index, TextSpec, read_index, shard_path, write_index
+from .format import CacheFolder, Index, TextSpec, shard_path
 
 TEXT = "text"
 PER_FILE = 64
@@ -68,25 +67,24 @@ def texts_of(index: Index, template: str) -> list[str]:
     return [c if captions else template.format(c) for c in index.conditions] + [""]
 
 
-def missing(cache: Path, index: Index) -> list[int]:
+def missing(folder: CacheFolder) -> list[int]:
     """The text files that are not there whole."""
-    assert index.text is not None
-    absent = []
-    for number, part in enumerate(_parts(len(index.conditions))):
+    spec, absent = folder.index.text, []
+    assert spec is not None
+    for number, part in enumerate(_parts(len(folder.index.conditions))):
         try:
-            _opened(cache, number, part, index.text)
+            _opened(folder.path, number, part, spec)
         except InvalidInput:
             absent.append(number)
     return absent
 
 
-def encode(
-    cache: Path, index: Index, numbers: Sequence[int], encoder: Callable[[str], Entry]
-) -> None:
+def encode(folder: CacheFolder, numbers: Sequence[int], encoder: Callable[[str], Entry]) -> None:
     """Make those text files. Raises Unavailable or FloatingPointError, in one sentence."""
-    assert index.text is not None
-    texts = texts_of(index, index.text.template)
-    parts = list(_parts(len(index.conditions)))
+    spec = folder.index.text
+    assert spec is not None
+    texts = texts_of(folder.index, spec.template)
+    parts = list(_parts(len(folder.index.conditions)))
     done = sum(len(part) for number, part in enumerate(parts) if number not in numbers)
     with tqdm(total=len(texts), initial=done, desc="text", unit="caption") as bar:
         for number in numbers:
@@ -94,29 +92,28 @@ def encode(
             for k in parts[number]:
                 entries[k] = encoder(texts[k])
                 bar.update()
-            _write(cache, number, entries, index.text)
+            _write(folder, number, entries, spec)
 
 
-def write_text(cache: Path, entries: Sequence[Entry]) -> None:
+def write_text(folder: CacheFolder, entries: Sequence[Entry]) -> None:
     """Give a cache texts that were encoded elsewhere: of each condition, then the empty caption.
 
     Raises InvalidInput, in one sentence, when they are not as many.
     """
-    index = read_index(cache)
-    wanted = len(index.conditions) + 1
-    if len(entries) != wanted:
+    conditions = len(folder.index.conditions)
+    if len(entries) != conditions + 1:
         raise InvalidInput(
-            f"{cache} has {wanted - 1} conditions and needs {wanted} texts, the last one that of "
-            f"the empty caption, got {len(entries)}"
+            f"{folder.path} has {conditions} conditions and needs {conditions + 1} texts, the last "
+            f"one that of the empty caption, got {len(entries)}"
         )
     digest = hashlib.blake2b(digest_size=8)
     for entry in entries:
         for name, value in sorted(entry.items()):
             digest.update(name.encode() + value.float().numpy().tobytes())
     spec = TextSpec(digest.hexdigest(), "{}")
-    for number, part in enumerate(_parts(len(index.conditions))):
-        _write(cache, number, {k: entries[k] for k in part}, spec)
-    write_index(cache, replace(index, text=spec))
+    for number, part in enumerate(_parts(conditions)):
+        _write(folder, number, {k: entries[k] for k in part}, spec)
+    folder.update(text=spec)
 
 
 def _parts(conditions: int) -> Iterator[range]:
@@ -125,7 +122,7 @@ def _parts(conditions: int) -> Iterator[range]:
         yield range(start, min(start + PER_FILE, conditions + 1))
 
 
-def _write(cache: Path, number: int, entries: Mapping[int, Entry], spec: TextSpec) -> None:
+def _write(folder: CacheFolder, number: int, entries: Mapping[int, Entry], spec: TextSpec) -> None:
     tensors, lengths = {}, {}
     for k, entry in entries.items():
         for name, value in entry.items():
@@ -137,7 +134,7 @@ def _write(cache: Path, number: int, entries: Mapping[int, Entry], spec: TextSpe
             tensors[key] = stored[:rows].clone()
     facts = {"fingerprint": spec.fingerprint, "template": spec.template, "lengths": lengths}
     data = safetensors_bytes(tensors, {TEXT: json.dumps(facts)})
-    write_atomically(shard_path(cache, TEXT, number), lambda file: file.write(data))
+    write_atomically(folder.shard(TEXT, number), lambda file: file.write(data))
 
 
 def _rounded(value: Tensor) -> Tensor:

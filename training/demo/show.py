@@ -27,7 +27,7 @@ from ..config.schema import Config
 from ..files import write_atomically
 from ..networks.base import Backbone
 from ..networks.sit import load as load_backbone
-from ..run.checkpoint import CONFIG, STATE, weights_path
+from ..run.folder import RunFolder
 from ..run.loop import train
 from ..sampling.pictures import GUIDANCE, native_grid, sample, start_noise
 from .comparison import Panel, write_comparison
@@ -119,12 +119,13 @@ def draw(path: Path, rows: list[Row], judge: Recogniser) -> None:
 def obtain_weights(config: Config) -> Path:
     """The last weights of this very configuration: found, resumed or trained anew."""
     out = Path(config.run.out)
-    weights = weights_path(out, config.optim.steps)
-    same = (out / CONFIG).is_file() and (out / CONFIG).read_text("utf-8") == dump(config)
+    folder = RunFolder(out)
+    weights = folder.weights(config.optim.steps)
+    same = folder.is_of(config)
     if same and weights.is_file():
         print(f"using the network trained before: {weights} (delete {out} to train again)")
         return weights
-    resume = same and (out / STATE).is_file()
+    resume = same and folder.state.is_file()
     print(f"{'going on with' if resume else 'training'} {out}: {config.optim.steps} steps")
     outcome = train(config, resume)
     if not outcome.finished:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
-from sv_core.objective import Losses, References
+from sv_core.objective import Losses
 from sv_core.targets import Path
 
 from ..data.batches import Batch
@@ -45,7 +45,7 @@ class Criterion(Protocol):
         ...
 
     def aim(
-        self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
+        self, batch: Batch, generator: Generator, rows: slice, report: bool
     ) -> tuple[Aim, dict[str, Any]]:
         """For a batch that is those ``rows`` of the step's; with a report when it is asked for."""
         ...

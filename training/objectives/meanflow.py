@@ -27,7 +27,7 @@ from sv_core.meanflow import (
     mean_velocity_target,
     trace_weight,
 )
-from sv_core.objective import Losses, Objective, References, mean_square
+from sv_core.objective import Losses, Objective, mean_square
 from sv_core.timesteps import time_pairs
 
 from ..config.schema import Config
@@ -65,7 +65,7 @@ class MeanFlow:
         return time_pairs(n, generator, self.objective.timesteps, self.config.equal)
 
     def aim(
-        self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
+        self, batch: Batch, generator: Generator, rows: slice, report: bool
     ) -> tuple[Aim, dict[str, Any]]:
         if self.config.anchor and batch.mask is not None:
             raise InvalidInput("meanflow.anchor knows no masks: leave it out, or the masks")
@@ -73,10 +73,10 @@ class MeanFlow:
         objective = replace(self.objective, timesteps=lambda n, _: t)
         path = objective.path(batch.x0, generator, rows, self.n)
         r, cond = r[rows].to(path.t), batch.cond.to(path.t.device)
-        v = objective.target(path, refs)
+        v = objective.target(path, batch.refs)
         said: dict[str, Any] = {}
-        if report and refs:
-            said["stable"] = describe(objective, path, refs, v)
+        if report and batch.refs:
+            said["stable"] = describe(objective, path, batch.refs, v)
         whole = Aim(path, cond, r, v, v, torch.ones_like(r), batch.mask)
         size = len(r) // self.parts
         aims = [whole.at(slice(i, i + size)) for i in range(0, len(r), size)]

@@ -29,11 +29,15 @@ class Velocity:
         return t, t
 
     def aim(
-        self, batch: Batch, refs: References, generator: Generator, rows: slice, report: bool
+        self, batch: Batch, generator: Generator, rows: slice, report: bool
     ) -> tuple[Aim, dict[str, Any]]:
         path = self.objective.path(batch.x0, generator, rows, self.n)
-        v = self.objective.target(path, refs)
-        said = {"stable": describe(self.objective, path, refs, v)} if report and refs else {}
+        v = self.objective.target(path, batch.refs)
+        said = (
+            {"stable": describe(self.objective, path, batch.refs, v)}
+            if report and batch.refs
+            else {}
+        )
         cond = batch.cond.to(path.t.device)
         return Aim(path, cond, path.t, v, v, torch.ones_like(path.t), batch.mask), said
 

@@ -1,47 +1,17 @@
-"""Files that are written whole or not at all, and what is read back from them."""
+"""What a run's weights say of themselves, and what must be as it was when a run is resumed."""
 
 import contextlib
 import functools
 import subprocess
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from sv_core.errors import InvalidInput
 
-from sv_core.errors import InvalidInput, Unavailable
-
-from .. import files
-from ..config.load import dump, load
+from ..config.load import dump
 from ..config.schema import Config
-from ..engine.distributed import whole
-from ..files import _TEMPORARY, read_weights, write_atomically
-from ..lora import state_dict
-from ..networks.base import Backbone
 from .state import FORMAT, TrainState
-
-STATE = "state.pt"
-
-
-def prepare_folder(out: Path) -> None:
-    """Make a run's folder and clear what a killed process left half written in it.
-
-    Raises Unavailable, in one sentence, when nothing can be written there.
-    """
-    try:
-        (out / "previews").mkdir(parents=True, exist_ok=True)
-        for folder in (out, out / "previews"):
-            for stale in folder.glob(f".*{_TEMPORARY}"):
-                stale.unlink()
-        probe = out / f".probe{_TEMPORARY}"
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise Unavailable(
-            f"cannot write into {out}: {e.strerror or e}; choose another folder with run.out"
-        ) from e
 
 
 @functools.cache
@@ -58,96 +28,26 @@ def git_hash() -> str | None:
     return None
 
 
-def weights_path(out: Path, step: int, decay: float | None = None) -> Path:
-    """Where the averaged weights of a step are; those of a further average by its ``decay``."""
-    suffix = "" if decay is None else f"-ema{decay:g}"
-    return out / f"weights-{step:06d}{suffix}.safetensors"
+def describe(config: Config, state: TrainState) -> dict[str, str]:
+    """The metadata of a file of weights, or of a LoRA."""
+    metadata = _common(config, state)
+    if state.lora:
+        metadata |= {
+            "modelspec.architecture": f"{metadata['modelspec.architecture']}/lora",
+            "ss_network_dim": str(config.lora.rank),
+            "ss_network_alpha": str(config.lora.alpha or config.lora.rank),
+        }
+    return metadata
 
 
-def bank_path(out: Path, step: int | str, process: int) -> Path:
-    """Where the memory bank of another process than the first is."""
-    step = f"{step:06d}" if isinstance(step, int) else step
-    return out / f"bank-{step}-{process:03d}.pt"
+def describe_sidecar(config: Config, state: TrainState) -> dict[str, str]:
+    """The metadata of the embedder of intervals beside it, without what is the backbone's own."""
+    metadata = _common(config, state)
+    kind = metadata["modelspec.architecture"]
+    return metadata | {"modelspec.architecture": f"{kind}/interval-embedder"}
 
 
-def save_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Everything that resuming needs, in one file. Raises Unavailable, in one sentence."""
-    write_atomically(out / STATE, lambda file: torch.save(dict(state), file))
-
-
-def save_bank(path: Path, bank: Mapping[str, Tensor]) -> None:
-    """One process's memory bank. Raises Unavailable, in one sentence."""
-    write_atomically(path, lambda file: torch.save(dict(bank), file))
-
-
-def read_state(out: Path) -> dict[str, Any]:
-    """The saved state of a run. Raises InvalidInput, in one sentence, when there is none."""
-    if not (out / STATE).exists():
-        raise InvalidInput(f"nothing to resume: {out} holds no {STATE}; leave out --resume")
-    return read_weights(out / STATE)[0]
-
-
-CONFIG = "config.toml"
-
-
-def open_run(config: Config, state: TrainState, resume: bool) -> None:
-    """Make the run's folder, or take up the state that is in it.
-
-    Raises InvalidInput when there is a state and ``resume`` is false, or none and it is true, or
-    when configuration, data or processes are not those that the state was made with; Unavailable
-    for an unusable folder.
-    """
-    out, processes = Path(config.run.out), state.processes
-    if not resume and (out / STATE).exists():
-        raise InvalidInput(
-            f"{out} already holds a run: go on with it by --resume, or choose another folder "
-            f"with --set run.out=..."
-        )
-    if resume:
-        saved = read_state(out)
-        _check_resumable(config, load(out / CONFIG))
-        _check_saved(config, state, saved)
-        if processes.index and state.bank is not None:
-            path = bank_path(out, saved["step"], processes.index)
-            saved["bank"] = files.read_weights(path)[0]
-        state.load_state_dict(saved)
-    processes.wait()
-    if processes.is_main:
-        prepare_folder(out)
-        text = dump(config).encode()
-        files.write_atomically(out / CONFIG, lambda file: file.write(text))
-    processes.wait()
-
-
-def save(config: Config, state: TrainState) -> Path:
-    """Averaged weights, then the state that resumes from them. Raises Unavailable in one sentence.
-
-    In this order: a kill in between leaves weights that the resumed run writes again, the same.
-    With several processes the first one writes, but each its own bank, before the state and under
-    the name of the step, so that the state never meets the bank of another moment.
-    """
-    out, processes = Path(config.run.out), state.processes
-    path = weights_path(out, state.step)
-    _save_weights(config, state)
-    tree = state.state_dict()
-    bank = bank_path(out, state.step, processes.index)
-    if processes.index and state.bank is not None:
-        save_bank(bank, tree["bank"])
-    processes.wait()
-    if processes.is_main:
-        save_state(out, tree)
-    processes.wait()
-    if processes.index and state.bank is not None:
-        for old in out.glob(bank_path(out, "*", processes.index).name):
-            if old != bank:
-                with contextlib.suppress(OSError):
-                    old.unlink()
-    return path
-
-
-def _save_weights(config: Config, state: TrainState) -> None:
-    """The first average under the step's name; further ones under their decay's as well."""
-    out = Path(config.run.out)
+def _common(config: Config, state: TrainState) -> dict[str, str]:
     data = config.data.cache and Path(config.data.cache).name
     metadata = state.backbone.metadata()
     metadata |= {
@@ -157,38 +57,14 @@ def _save_weights(config: Config, state: TrainState) -> None:
         "training_config": dump(config),  # "config" is a network's own, to ComfyUI and others
     }
     commit = git_hash()
-    if commit:
-        metadata["git"] = commit
-    kind = metadata["modelspec.architecture"]
-    beside = metadata | {"modelspec.architecture": f"{kind}/interval-embedder"}
-    if state.lora:
-        metadata |= {
-            "modelspec.architecture": f"{kind}/lora",
-            "ss_network_dim": str(config.lora.rank),
-            "ss_network_alpha": str(config.lora.alpha or config.lora.rank),
-        }
-    for number in range(max(1, len(state.averages))):
-        decay = config.optim.ema[number] if number else None
-        with state.averaged(number) as backbone:
-            tensors, sidecar = _shipped(state, backbone), whole(backbone.sidecar())
-            if state.processes.is_main:
-                path = weights_path(out, state.step, decay)
-                if sidecar:  # first, so that weights never lie without it
-                    own, said = sidecar
-                    files.save_weights(files.interval_path(path), own, beside | said)
-                files.save_weights(path, tensors, metadata)
+    return metadata | ({"git": commit} if commit else {})
 
 
-def _shipped(state: TrainState, backbone: Backbone) -> dict[str, Tensor]:
-    """What the first process writes; all must ask."""
-    if state.lora:
-        return whole(state_dict(state.model))
-    with state.processes.assembled(state.model):
-        return backbone.weights() if state.processes.is_main else {}
+def require_same(now: Config, before: Config) -> None:
+    """What defines a run must be what it was; how long it runs and reports may change.
 
-
-def _check_resumable(now: Config, before: Config) -> None:
-    """What defines a run must be what it was; how long it runs and reports may change."""
+    Raises InvalidInput, in one sentence.
+    """
     sections = [
         (n, getattr(before, n), getattr(now, n))
         for n in ("model", "lora", "objective", "meanflow", "align")
@@ -213,8 +89,11 @@ def _check_resumable(now: Config, before: Config) -> None:
                 )
 
 
-def _check_saved(config: Config, state: TrainState, saved: dict[str, Any]) -> None:
-    """The state must be of this version, of these data and of as many banks as there are now."""
+def require_fitting(config: Config, state: TrainState, saved: dict[str, Any]) -> None:
+    """The state must be of this version, of these data and of as many banks as there are now.
+
+    Raises InvalidInput, in one sentence.
+    """
     out, processes = config.run.out, state.processes
     if saved.get("format") != FORMAT:
         raise InvalidInput(

@@ -21,8 +21,8 @@ from ..engine.distributed import Processes
 from ..engine.optim import lr_at
 from ..objectives.build import build_objective
 from ..prefetch import ahead
-from . import checkpoint, reports
-from .checkpoint import open_run, save
+from . import reports
+from .folder import Metrics, RunFolder
 from .preview import Preview
 from .reports import write_bins
 from .state import TrainState
@@ -59,7 +59,7 @@ class _Run:
 
     def __init__(self, config: Config, processes: Processes, resume: bool):
         self.config, self.processes = config, processes
-        self.out = Path(config.run.out)
+        self.folder = RunFolder(Path(config.run.out))
         for name in config.run.trackers:
             reports.library(name)  # a missing one is said before the work, not after
         self.dataset = dataset.load(config.data, config.align.encoders)
@@ -71,12 +71,12 @@ class _Run:
         self.learner = Learner(
             config, self.state, build_objective(config.objective, self.state.backbone)
         )
-        open_run(config, self.state, resume)
+        self.folder.open(config, self.state, resume)
         self.skipped = 0
 
     def go(self) -> Outcome:
         """Every step to the last, or to Ctrl-C."""
-        config, state, out = self.config, self.state, self.out
+        config, state, folder = self.config, self.state, self.folder
         steps, main = config.optim.steps, self.processes.is_main
         bar = tqdm(
             total=steps,
@@ -89,9 +89,10 @@ class _Run:
         )
         with ExitStack() as stack:
             stack.enter_context(bar)
-            metrics = stack.enter_context(closing(reports.Metrics(out, state.step))) if main \
+            metrics = stack.enter_context(closing(Metrics(folder.metrics, state.step))) if main \
                 else None  # fmt: skip
-            watchers = reports.open_trackers(config, state.step) if main else []
+            trackers = config.run.trackers if main else ()
+            watchers = reports.open_trackers(trackers, folder, state.step)
             for watcher in watchers:
                 stack.enter_context(closing(watcher))
             if main:
@@ -112,13 +113,12 @@ class _Run:
                 if _due(step, config.run.save_every, steps) or stop:
                     if metrics is not None:
                         metrics.sync()
-                    save(config, state)
+                    folder.save(config, state)
                 if stop:
                     break
             if main and state.step:
-                write_bins(out)
-        path = checkpoint.weights_path(out, state.step)
-        return Outcome(state.step, state.step == steps, path)
+                write_bins(folder)
+        return Outcome(state.step, state.step == steps, folder.weights(state.step))
 
     def _batches(self, stack: ExitStack) -> Iterator[tuple[int, batches.Batch]]:
         """The steps that are left with their batches, read while the step before is computed."""
@@ -190,11 +190,11 @@ class _Run:
         if not _due(step, self.config.run.preview_every, self.config.optim.steps):
             return
         if main or self.processes.sharded:
-            picture = self.out / "previews" / f"{step:06d}.png"
+            picture = self.folder.preview(step)
             with self.state.averaged() as backbone:
                 self.preview.write(backbone, picture if main else None)
         if main and step < self.config.optim.steps:
-            write_bins(self.out)
+            write_bins(self.folder)
 
     def _require_finite(self, losses: Tensor, aligned: Tensor, norm: Tensor, step: int) -> None:
         """Stop before a number that is none reaches the averages or a file."""
@@ -223,8 +223,8 @@ class _Run:
             for a, b in zip(r[bad][:4].tolist(), t[bad][:4].tolist(), strict=True)
         )
         times += ", ..." if bad.sum() > 4 else ""
-        saved = sorted(self.out.glob("weights-*.safetensors"))
-        good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing had been saved yet"
+        saved = self.folder.last_weights()
+        good = f"the last good checkpoint is {saved}" if saved else "nothing had been saved yet"
         raise FloatingPointError(
             f"the {what} at step {step}, t = {times}; {good}. "
             f"Try a lower optim.lr, a longer optim.warmup or run.precision=fp32"

@@ -1,22 +1,16 @@
-"""bins.png: what StableVM did and what is left to learn, by time."""
+"""A run's reports: the chart of what StableVM did and what is left to learn, and trackers."""
 
-import contextlib
 import hashlib
 import importlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from sv_core.errors import InvalidInput
 
-from ..config.load import dump
-from ..config.schema import Config
-from ..files import _in_words, write_atomically
+from ..files import write_atomically
 from ..objectives.base import BINS, TIMES
-
-CHART = "bins.png"
+from .folder import RunFolder
 
 
 def pooled(records: list[dict[str, Any]], name: str) -> list[float | None]:
@@ -29,9 +23,9 @@ def pooled(records: list[dict[str, Any]], name: str) -> list[float | None]:
     return means
 
 
-def write_bins(out: Path) -> None:
+def write_bins(folder: RunFolder) -> None:
     """Draw the run's reports: effective size, changed share, validation loss, each by t."""
-    lines = (out / METRICS).read_text(encoding="utf-8").splitlines()
+    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
     # Most lines of a long run hold neither, and need not be parsed.
     records = [json.loads(x) for x in lines if '"stable"' in x or '"val_loss_bins"' in x]
     panels = []
@@ -67,50 +61,7 @@ def write_bins(out: Path) -> None:
         axis.grid(alpha=0.3)
         if any(label for label, _ in curves):
             axis.legend(fontsize=8)
-    write_atomically(out / CHART, lambda file: figure.savefig(file, format="png", dpi=100))
-
-
-METRICS = "metrics.jsonl"
-
-
-class Metrics:
-    """metrics.jsonl: one line per step, none twice and none missing, also after a crash."""
-
-    def __init__(self, out: Path, step: int):
-        """Go on after ``step``; lines of later steps belong to what a crash undid."""
-        self.path = out / METRICS
-        kept = []
-        if step and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # the line that a kill cut short
-                    break
-                if record["step"] > step:
-                    break
-                kept.append(line + "\n")
-        write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Append one step's record; it is in the system's hands at once, so a kill loses none."""
-        try:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
-        except OSError as e:
-            raise _in_words(e, self.path) from e
-
-    def sync(self) -> None:
-        """Push it to the disk, before the state that counts on it."""
-        try:
-            os.fsync(self.file.fileno())
-        except OSError as e:
-            raise _in_words(e, self.path) from e
-
-    def close(self) -> None:
-        # What a full disk refused is still in the buffer and would be refused again.
-        with contextlib.suppress(OSError):
-            self.file.close()
+    write_atomically(folder.chart, lambda file: figure.savefig(file, format="png", dpi=100))
 
 
 class Tracker(Protocol):
@@ -149,10 +100,10 @@ def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 class TensorBoard:
     """Event files in the run's own folder: tensorboard --logdir RUN."""
 
-    def __init__(self, config: Config, step: int):
+    def __init__(self, folder: RunFolder, step: int):
         writer = library("tensorboard").SummaryWriter
         # What a crash undid is taken back.
-        self._writer = writer(config.run.out, purge_step=step + 1)
+        self._writer = writer(str(folder.out), purge_step=step + 1)
 
     def add(self, record: Mapping[str, Any]) -> None:
         for name, value in numbers(record):
@@ -165,15 +116,15 @@ class TensorBoard:
 class Wandb:
     """A run of Weights & Biases, the same one again when it is resumed."""
 
-    def __init__(self, config: Config, step: int):
-        out = Path(config.run.out).resolve()
+    def __init__(self, folder: RunFolder, step: int):
+        out = folder.out.resolve()
         self._run = library("wandb").init(
             project="stable-velocity",
             name=out.name,
             dir=str(out),
             id=hashlib.sha256(str(out).encode()).hexdigest()[:16],
             resume="allow",
-            config={"toml": dump(config)},
+            config={"toml": folder.config.read_text(encoding="utf-8")},
         )
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -186,6 +137,6 @@ class Wandb:
 TRACKERS = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
-def open_trackers(config: Config, step: int) -> list[Tracker]:
-    """Those of ``run.trackers``, from the step after ``step`` on."""
-    return [TRACKERS[name](config, step) for name in config.run.trackers]
+def open_trackers(names: Iterable[str], folder: RunFolder, step: int) -> list[Tracker]:
+    """Those of these names, from the step after ``step`` on."""
+    return [TRACKERS[name](folder, step) for name in names]

@@ -5,6 +5,7 @@ from contextlib import ExitStack, nullcontext
 import torch
 from torch import Tensor, nn
 
+from sv_core.bank import MemoryBank
 from sv_core.objective import Objective
 
 from .. import rng
@@ -14,7 +15,7 @@ from ..data.cache import LatentCache
 from ..engine.compile import adapt
 from ..engine.optim import lr_at
 from ..networks.base import Backbone
-from ..objectives.bank import references
+from ..objectives.bank import FromBank, FromCache, Source
 from ..objectives.base import Aim, Criterion
 from ..objectives.build import build_criterion
 from .state import TrainState
@@ -26,11 +27,12 @@ class Learner:
     def __init__(self, config: Config, state: TrainState, objective: Objective):
         self.config, self.objective, self.dataset = config, objective, state.dataset
         self.processes, self.null = state.processes, state.null
-        self.bank, self.alignment = state.bank, state.alignment
+        self.alignment = state.alignment
         self.rows = self.processes.share(config.data.batch_size, config.optim.accumulate)
         self.parameters = state.parameters
         adapt(state.backbone.blocks, config.run, random=config.lora.dropout > 0)
         self.criterion: Criterion = build_criterion(config, objective, state)
+        self.source = self._source(config, state.bank)
         model, *projectors = self.processes.prepare(*state.modules)
         self.model: nn.Module = model
         self.projectors: nn.Module | None = projectors[0] if projectors else None
@@ -38,15 +40,29 @@ class Learner:
         self.backbone: Backbone = state.backbone.on(model)
 
     def fetch(self, step: int) -> batches.Batch:
-        """This process's share of the step's batch, read; where there is text, with references."""
-        config, seed = self.config, self.config.run.seed
-        batch = batches.batch(self.dataset, config.data, seed, step, self.rows)
-        cache = self.dataset
-        if not isinstance(cache, LatentCache) or cache.text is None or not needs_references(config):
-            return batch
-        wanted = self.times(step)[1][self.rows] >= self.objective.threshold
+        """This process's share of the step's batch, read; with references that can be read, too."""
+        batch = batches.batch(self.dataset, self.config.data, self.config.run.seed, step, self.rows)
+        return self._referred(batch, ahead=True)
+
+    def _source(self, config: Config, bank: MemoryBank | None) -> Source | None:
+        """Where the references are from, for an objective that needs some."""
+        if not needs_references(config):
+            return None
+        if bank is not None:
+            return FromBank(bank, self.null)
+        assert isinstance(self.dataset, LatentCache)  # only a cache has text
+
+        def wanted(step: int) -> Tensor:
+            return self.times(step)[1][self.rows] >= self.objective.threshold
+
         n, first = config.objective.bank, self.rows.start
-        return batches.with_companions(batch, cache, n, wanted, seed, step, first)
+        return FromCache(self.dataset, n, wanted, config.run.seed, first)
+
+    def _referred(self, batch: batches.Batch, ahead: bool) -> batches.Batch:
+        """The batch with its references, if this is when they are taken."""
+        if self.source is None or self.source.ahead != ahead:
+            return batch
+        return batch._replace(refs=self.source.references(batch))
 
     def compute(self, batch: batches.Batch, step: int, report: bool) -> tuple[Tensor, Tensor, dict]:
         """Leave the gradients in place; (squared error per sample, alignment loss, report)."""
@@ -60,9 +76,9 @@ class Learner:
         if self.config.lora.dropout:  # else nothing draws from torch's own generator
             own = f"dropout/{self.processes.index}"
             torch.manual_seed(rng.generator(seed, step, own).initial_seed())
-        refs = references(self.bank, batch, self.null) if self.bank else batch.refs
+        batch = self._referred(batch, ahead=False)
         drawn = rng.generator(seed, step, "path")
-        aim, said = self.criterion.aim(batch, refs, drawn, self.rows, report)
+        aim, said = self.criterion.aim(batch, drawn, self.rows, report)
         # Of the whole batch, which every process can draw: so the shares add up to its loss.
         total = None
         if self.alignment:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sv_core.errors import InvalidInput
 from tests.training.picture_files import DIGITS, contents, write_digits, write_photos
-from training.caching import folder, plan
+from training.caching import listing, plan
 from training.caching.encode import prepare
 from training.caching.lock import alone
 from training.config.prepare import PrepareConfig
@@ -81,12 +81,12 @@ def test_damaged_pictures_are_skipped_and_listed(tmp_path, capsys):
 def test_a_lost_disk_is_not_a_damaged_picture(tmp_path, monkeypatch):
     root = write_digits(tmp_path / "digits", 40)
     files = sorted(root.rglob("*.png"))
-    real = folder.scan
+    real = listing.scan
 
     def scan_then_lose(*args, **kwargs):
-        listing = real(*args, **kwargs)
+        found = real(*args, **kwargs)
         files[20].rename(tmp_path / "away.png")
-        return listing
+        return found
 
     with monkeypatch.context() as patch:
         patch.setattr(plan, "scan", scan_then_lose)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from sv_core.errors import InvalidInput
 from training.caching.captions import Variants
-from training.caching.folder import scan
+from training.caching.listing import scan
 
 
 def test_layouts(tmp_path):

@@ -11,7 +11,9 @@ from training.caching.encode import prepare
 from training.config.schema import DataConfig
 from training.data import batches
 from training.data.cache import LatentCache
+from training.data.format import CacheFolder
 from training.data.text import write_text
+from training.objectives.bank import FromCache
 
 BANK = 4
 
@@ -22,14 +24,15 @@ def cache(tmp_path) -> LatentCache:
     path = tmp_path / "cache"
     prepare(write_digits(tmp_path / "digits"), path, DIGITS)
     texts = torch.randn(11, 2, 4, generator=torch.Generator().manual_seed(0))
-    write_text(path, [{"context": text} for text in texts])
+    write_text(CacheFolder.open(path), [{"context": text} for text in texts])
     return LatentCache(path)
 
 
 def read(cache, step=1, size=24, part=slice(None), dropout=0.25, wanted=None):
     batch = batches.batch(cache, DataConfig(batch_size=size, label_dropout=dropout), 0, step, part)
     wanted = torch.ones(len(batch.x0), dtype=torch.bool) if wanted is None else wanted
-    return batches.with_companions(batch, cache, BANK, wanted, 0, step, part.start or 0)
+    source = FromCache(cache, BANK, lambda step: wanted, first=part.start or 0)
+    return batch._replace(refs=source.references(batch))
 
 
 def test_a_row_is_among_its_references_and_they_are_of_its_condition(cache):

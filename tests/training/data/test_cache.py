@@ -18,7 +18,7 @@ from sv_core.models.families import latents
 from training.caching.encode import prepare
 from training.config.prepare import PrepareConfig
 from training.data.cache import LatentCache
-from training.data.format import LATENTS, Shard, read_shard, shard_path, write_shard
+from training.data.format import LATENTS, CacheFolder, Shard
 from training.rng import generator
 
 SHAPES = {"wide": (16, 32), "square": (16, 16)}
@@ -48,11 +48,11 @@ def made(tmp_path):
 
 def with_features(cache, name="dinov2-base", fingerprint="ab", patch_size=2):
     """Add features that say which picture and view they are of."""
-    count = len(LatentCache(cache).index.shards())
-    for number in range(count):
-        rows = read_shard(cache, LATENTS, number).rows
+    folder = CacheFolder.open(cache)
+    for number in range(len(folder.index.shards())):
+        rows = folder.read(LATENTS, number).rows
         data = torch.tensor([[[[10 * r + v]] for v in range(2)] for r in rows]).half()
-        write_shard(cache, name, number, Shard(data, fingerprint, rows, {}, {}))
+        folder.write(name, number, Shard(data, fingerprint, rows, {}, {}))
     table = json.loads((cache / "index.json").read_text())
     spec = {"fingerprint": fingerprint, "dim": 1, "patch_size": patch_size}
     table["features"][name] = spec
@@ -152,7 +152,8 @@ def test_what_is_wrong_with_a_cache_is_said(made, tmp_path):
         path, features=["dinov2-base"], patch_size=4
     )
 
-    first = shard_path(path, LATENTS, 0)
+    folder = CacheFolder.open(path)
+    first = folder.shard(LATENTS, 0)
     whole = first.read_bytes()
     first.write_bytes(whole[:-100])
     assert "latents-00000.safetensors cannot be read" in refusal(path)
@@ -162,17 +163,16 @@ def test_what_is_wrong_with_a_cache_is_said(made, tmp_path):
     assert "it is missing" in refusal(path)
     first.write_bytes(whole)
 
-    write_shard(path, LATENTS, 0, read_shard(path, LATENTS, 0)._replace(fingerprint="another"))
+    folder.write(LATENTS, 0, folder.read(LATENTS, 0)._replace(fingerprint="another"))
     assert "latents-00000.safetensors is from another VAE" in refusal(path)
     first.write_bytes(whole)
-    other = read_shard(path, "dinov2-base", 1)._replace(fingerprint="another")
-    write_shard(path, "dinov2-base", 1, other)
+    other = folder.read("dinov2-base", 1)._replace(fingerprint="another")
+    folder.write("dinov2-base", 1, other)
     assert "dinov2-base-00001.safetensors is from another encoder" in refusal(
         path, features=["dinov2-base"]
     )
-    write_shard(
-        path, "dinov2-base", 1, read_shard(path, "dinov2-base", 0)._replace(fingerprint="ab")
-    )
+    other = folder.read("dinov2-base", 0)._replace(fingerprint="ab")
+    folder.write("dinov2-base", 1, other)
     assert "of other pictures" in refusal(path, features=["dinov2-base"])
 
     index = path / "index.json"

@@ -18,10 +18,11 @@ from training.config.prepare import PrepareConfig
 from training.config.schema import DataConfig, ModelConfig
 from training.data import dataset as datasets
 from training.data.cache import LatentCache
-from training.data.format import LATENTS, read_index, read_shard, write_index, write_shard
+from training.data.format import LATENTS, CacheFolder
 from training.files import fingerprint, save_weights
 from training.finetune import main
 from training.networks.sit import build
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.run.preview import Preview
 from training.run.reports import pooled, write_bins
@@ -173,13 +174,13 @@ def test_latents_train_and_their_previews_go_through_their_own_vae(tiny, latents
     with pytest.raises(InvalidInput, match="is not the VAE that the cache was made with"):
         Preview(LatentCache(path), other)
     # The index names the VAE by its content, so a cache of another one cannot be resumed with.
-    index = read_index(path)
-    assert index.settings["vae"] == fingerprint(vae)
+    folder = CacheFolder.open(path)
+    assert folder.index.settings["vae"] == fingerprint(vae)
     further = replace(config, optim=replace(config.optim, steps=3))
-    for number in range(len(index.shards())):
-        shard = read_shard(path, LATENTS, number)
-        write_shard(path, LATENTS, number, shard._replace(fingerprint="another"))
-    write_index(path, replace(index, settings=index.settings | {"vae": "another"}))
+    for number in range(len(folder.index.shards())):
+        shard = folder.read(LATENTS, number)
+        folder.write(LATENTS, number, shard._replace(fingerprint="another"))
+    folder.update(settings=folder.index.settings | {"vae": "another"})
     further = replace(further, run=replace(further.run, vae=None))
     with pytest.raises(InvalidInput, match=r"learnt from other data \(another vae than"):
         train(further, resume=True)
@@ -191,5 +192,5 @@ def test_bins_are_pooled_by_their_samples(tmp_path):
     reports = [{"stable": first}, {"step": 2}, {"stable": second}]
     assert pooled(reports, "changed") == [0.25, 0.0] + [None] * 6
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-    write_bins(tmp_path)
+    write_bins(RunFolder(tmp_path))
     assert not (tmp_path / "bins.png").exists()  # nothing to draw

@@ -15,7 +15,7 @@ from training.caching.encode import prepare
 from training.config.prepare import PrepareConfig
 from training.data import text
 from training.data.cache import LatentCache
-from training.data.format import read_index
+from training.data.format import CacheFolder
 from training.data.text import write_text
 from training.prepare import main
 
@@ -111,13 +111,13 @@ def test_numbers_that_float16_cannot_hold_are_bfloat16(made):
     prepare(write_photos(made / "photos"), made / "cache", config(made))
     large = torch.linspace(-1e6, 1e6, 20000).view(20, 1000)
     mask = torch.tensor([1, 1, 0])
-    write_text(made / "cache", [{"context": large, "attention_mask": mask}] * 3)
+    write_text(CacheFolder.open(made / "cache"), [{"context": large, "attention_mask": mask}] * 3)
     entry = LatentCache(made / "cache").text[1]
     assert entry["context"].dtype == torch.bfloat16
     torch.testing.assert_close(entry["context"].float(), large, rtol=4e-3, atol=0)
     assert torch.equal(entry["attention_mask"], mask)
     with pytest.raises(FloatingPointError, match="not finite"):
-        write_text(made / "cache", [{"context": large / 0}] * 3)
+        write_text(CacheFolder.open(made / "cache"), [{"context": large / 0}] * 3)
 
 
 def test_text_may_be_added_and_a_kill_costs_only_what_was_not_written(made, monkeypatch):
@@ -238,10 +238,10 @@ def test_what_is_wrong_with_the_text_of_a_cache_is_said(made):
     with pytest.raises(InvalidInput, match="holds no text, which this network is conditioned by"):
         cache.require_text()
     with pytest.raises(InvalidInput, match=r"has 10 conditions and needs 11 texts.*got 10"):
-        write_text(path, [spoken("")] * 10)
-    write_text(path, [spoken(str(k)) for k in range(11)])
+        write_text(CacheFolder.open(path), [spoken("")] * 10)
+    write_text(CacheFolder.open(path), [spoken(str(k)) for k in range(11)])
     identity = LatentCache(path).identity
-    write_text(path, [spoken(str(k + 1)) for k in range(11)])
+    write_text(CacheFolder.open(path), [spoken(str(k + 1)) for k in range(11)])
     other = LatentCache(path).identity
     assert identity.pop("text") != other.pop("text") and identity == other
 
@@ -260,6 +260,6 @@ def test_what_is_wrong_with_the_text_of_a_cache_is_said(made):
     table = json.loads((path / "index.json").read_text())
     table["text"]["fingerprint"] = "another"
     (path / "index.json").write_text(json.dumps(table))
-    assert read_index(path).text.fingerprint == "another"
+    assert CacheFolder.open(path).index.text.fingerprint == "another"
     with pytest.raises(InvalidInput, match="is from other text encoders"):
         LatentCache(path)

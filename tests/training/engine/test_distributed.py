@@ -17,7 +17,7 @@ from training.config.schema import RunConfig
 from training.engine import distributed
 from training.engine.distributed import Processes
 from training.files import read_weights
-from training.run.checkpoint import read_state, weights_path
+from training.run.folder import RunFolder
 from training.run.loop import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,7 +91,7 @@ def job(tmp_path):
 def near(a: Path, b: Path, step: int) -> None:
     """Both averages are the same but for rounding."""
     for decay in (None, 0.5):
-        one, other = (read_weights(weights_path(out, step, decay))[0] for out in (a, b))
+        one, other = (read_weights(RunFolder(out).weights(step, decay))[0] for out in (a, b))
         for name, value in one.items():
             torch.testing.assert_close(other[name], value, rtol=1e-3, atol=2e-5, msg=name)
 
@@ -139,13 +139,13 @@ def test_two_processes_are_as_one_and_keep_a_bank_each(aligned, job, tmp_path):
     # A bank each, of what the process has seen; resuming restores both, bit for bit.
     for name in ("stable", "resumed"):
         other = read_weights(tmp_path / name / "bank-000006-001.pt")[0]
-        own = read_state(tmp_path / name)["bank"]
+        own = RunFolder(tmp_path / name).read_state()["bank"]
         assert own["total"].sum() == other["total"].sum() == 2 * 6 * 4
         assert not torch.equal(own["items"], other["items"])
         assert not (tmp_path / name / "bank-000003-001.pt").exists()
     pairs = [read_weights(tmp_path / n / "bank-000006-001.pt")[0] for n in ("stable", "resumed")]
     assert torch.equal(pairs[0]["items"], pairs[1]["items"])
-    a, b = (read_state(tmp_path / name) for name in ("stable", "resumed"))
+    a, b = (RunFolder(tmp_path / name).read_state() for name in ("stable", "resumed"))
     assert torch.equal(a["bank"]["items"], b["bank"]["items"])
     for one, two in ((a["model"], b["model"]), *zip(a["averages"], b["averages"], strict=True)):
         assert all(torch.equal(one[name], two[name]) for name in one)
@@ -164,9 +164,9 @@ def test_a_lost_process_ends_the_others_in_one_sentence(aligned, job, tmp_path):
     last = said.rstrip().splitlines()[-1]
     assert last.startswith("Unavailable: process 0 of 2 has lost the others")
     assert "--resume" in last
-    step = read_state(tmp_path / "run")["step"]
+    step = RunFolder(tmp_path / "run").read_state()["step"]
     assert step in (4, 6)
-    assert read_weights(weights_path(tmp_path / "run", step))[0]
+    assert read_weights(RunFolder(tmp_path / "run").weights(step))[0]
     assert (tmp_path / "run" / f"bank-{step:06d}-001.pt").exists()
 
 

@@ -21,7 +21,7 @@ from training.files import read_weights
 from training.networks.sit import build
 from training.objectives.alignment import Alignment, build_alignment
 from training.objectives.build import build_objective
-from training.run.checkpoint import weights_path
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.run.state import TrainState
 from training.run.step import Learner
@@ -109,7 +109,7 @@ def test_the_projectors_align_the_block_and_are_dropped(aligned):
     align = [json.loads(line)["align"] for line in lines]
     assert sum(align[-5:]) / 5 < sum(align[:5]) / 5 - 0.1
     for decay in (None, 0.5):
-        state, _ = read_weights(weights_path(Path(config.run.out), 40, decay))
+        state, _ = read_weights(RunFolder(Path(config.run.out)).weights(40, decay))
         assert not [name for name in state if "projector" in name]
 
 

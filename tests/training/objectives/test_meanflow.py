@@ -162,7 +162,7 @@ def test_targets_in_bf16_are_within_two_percent(mean_config, derivative):
         config = replace(config, run=replace(config.run, precision=precision))
         learner, _, batch = learner_of(config)
         drawn = rng.generator(0, 1, "path")
-        aim, _ = learner.criterion.aim(batch, (), drawn, learner.rows, False)
+        aim, _ = learner.criterion.aim(batch, drawn, learner.rows, False)
         targets.append(aim.target[aim.r < aim.path.t])
     one, other = targets
     error = (one - other).flatten(1).norm(dim=1) / one.flatten(1).norm(dim=1)
@@ -203,7 +203,7 @@ def linear_aim(config, monkeypatch, a: float, c: float = 0.0):
     objective = build_objective(config.objective, state.backbone)
     criterion = meanflow.MeanFlow(config, objective, state)
     batch = batches.batch(dataset, config.data, 0, 1)
-    return criterion.aim(batch, (), rng.generator(0, 1, "path"), slice(0, 8), True)
+    return criterion.aim(batch, rng.generator(0, 1, "path"), slice(0, 8), True)
 
 
 @pytest.mark.parametrize(("a", "beta"), [(3.0, 0.0), (3.0, 0.4), (-2.0, 0.4)])

@@ -31,8 +31,8 @@ from training.engine.distributed import Processes
 from training.networks.comfy import load as comfy_load
 from training.networks.comfy import self_check
 from training.networks.comfy.load import with_interval
-from training.run import checkpoint, preview, reports
-from training.run.checkpoint import open_run
+from training.run import preview
+from training.run.folder import RunFolder
 from training.run.state import TrainState
 
 pytestmark = [pytest.mark.inside, pytest.mark.slow]
@@ -214,7 +214,7 @@ def run(family, *overrides, resume=False):
         arguments += ["--set", said]
     assert finetune.main([*arguments, *["--resume"] * resume]) == 0, family
     config = load(OUT / f"{family}.toml", overrides)
-    return checkpoint.weights_path(Path(config.run.out), config.optim.steps)
+    return RunFolder(Path(config.run.out)).weights(config.optim.steps)
 
 
 def taken_up(family, *overrides, resume=True):
@@ -222,7 +222,7 @@ def taken_up(family, *overrides, resume=True):
     config = load(OUT / f"{family}.toml", overrides)
     made = TrainState(config, dataset.load(config.data), Processes(config.run))
     if resume:
-        open_run(config, made, resume=True)
+        RunFolder(Path(config.run.out)).open(config, made, resume=True)
     return made
 
 
@@ -292,7 +292,7 @@ def test_what_a_run_leaves_is_in_the_host_what_it_was_in_the_trainer():
 
 def test_the_embedder_s_file_says_what_it_is():
     for family in RUNS:
-        weights = checkpoint.weights_path(OUT / f"{family}_run", 4 if family != "sd3" else 8)
+        weights = RunFolder(OUT / f"{family}_run").weights(4 if family != "sd3" else 8)
         with safe_open(files.interval_path(weights), framework="pt") as file:
             said, keys = file.metadata(), set(file.keys())
         with safe_open(weights, framework="pt") as file:
@@ -318,7 +318,7 @@ def test_resuming_is_exact():
         a, b = load_file(one), load_file(other)
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), other
     records = [
-        [json.loads(line) for line in (folder / reports.METRICS).read_text().splitlines()]
+        [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
         for folder in (whole.parent, resumed.parent)
     ]
     assert [r["loss"] for r in records[0]] == [r["loss"] for r in records[1]]

@@ -17,7 +17,7 @@ from sv_core.models.sit import SiT, SiTConfig, from_checkpoint
 from training import files
 from training.data.dataset import load as load_data
 from training.networks.sit import build, load
-from training.run import checkpoint
+from training.run.folder import RunFolder
 from training.run.loop import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,11 +35,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_checkpoint_rebuilds_the_averaged_network(tiny, saved):
-    state, metadata = files.read_weights(checkpoint.weights_path(saved, 3))
+    state, metadata = files.read_weights(RunFolder(saved).weights(3))
     model, latent = from_checkpoint(state, metadata)
     assert latent == pixels(1)
     assert model.config == SiTConfig(8, 4, 1, 16, 1, 2, num_classes=10)
-    ema = checkpoint.read_state(saved)["averages"][0]
+    ema = RunFolder(saved).read_state()["averages"][0]
     assert model.state_dict().keys() - ema.keys() == {"pos_embed"}  # which is not trained
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in ema.items())
     assert metadata["step"] == "3" and "steps = 3" in metadata["training_config"]
@@ -48,10 +48,10 @@ def test_a_checkpoint_rebuilds_the_averaged_network(tiny, saved):
 
 
 def test_training_can_start_from_a_checkpoint(tiny, saved):
-    path = checkpoint.weights_path(saved, 3)
+    path = RunFolder(saved).weights(3)
     config = type(tiny.model)(checkpoint=str(path))
     backbone = build(config, load_data(tiny.data), seed=1)
-    ema = checkpoint.read_state(saved)["averages"][0]
+    ema = RunFolder(saved).read_state()["averages"][0]
     assert all(torch.equal(v, backbone.model.state_dict()[k]) for k, v in ema.items())
 
 
@@ -69,10 +69,10 @@ def test_a_full_disk_costs_nothing_that_was_saved(tiny, saved, monkeypatch, fail
         monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"could not write .*: the disk is full.*intact") as caught:
         if name == "weights":
-            path = checkpoint.weights_path(saved, 3)
+            path = RunFolder(saved).weights(3)
             files.save_weights(path, {"a": torch.ones(1000)}, {})
         else:
-            checkpoint.save_state(saved, {"a": torch.ones(1000)})
+            RunFolder(saved).write_state({"a": torch.ones(1000)})
     assert "\n" not in str(caught.value)
     assert contents(saved) == before  # no temporary file either
 
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_one(tiny, with_run, tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
 def test_a_truncated_checkpoint(saved, tmp_path, suffix, share):
-    whole = checkpoint.weights_path(saved, 3) if suffix != ".pt" else saved / "state.pt"
+    whole = RunFolder(saved).weights(3) if suffix != ".pt" else saved / "state.pt"
     data = whole.read_bytes()
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(data[: int(share * len(data))])

@@ -15,9 +15,9 @@ import torch
 
 from sv_core.errors import InvalidInput
 from training.config.load import dump
-from training.data.format import read_index, write_index
+from training.data.format import CacheFolder
 from training.files import read_weights
-from training.run.checkpoint import read_state, save_state, weights_path
+from training.run.folder import RunFolder
 from training.run.loop import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -79,14 +79,14 @@ def test_forty_steps_equal_forty_steps_killed_three_times(aligned, with_run, tmp
     child = start(config, "begin", "fsync", "state.pt", "2")
     child.communicate(timeout=120)
     assert child.returncode == -signal.SIGKILL
-    assert read_state(killed)["step"] == 7
+    assert RunFolder(killed).read_state()["step"] == 7
     assert list(killed.glob(".*.partial"))
 
     # Between the weights of step 14 and their state: the weights are there, the state is old.
     child = start(config, "resume", "replace", ".state.pt", "1")
     child.communicate(timeout=120)
     assert child.returncode == -signal.SIGKILL
-    assert read_state(killed)["step"] == 7 and weights_path(killed, 14).exists()
+    assert RunFolder(killed).read_state()["step"] == 7 and RunFolder(killed).weights(14).exists()
 
     # At whatever moment: a killer that does not look.
     child = start(config, "resume", "fsync", "never", "1")
@@ -95,17 +95,17 @@ def test_forty_steps_equal_forty_steps_killed_three_times(aligned, with_run, tmp
     child.kill()
     child.communicate(timeout=120)
     assert child.returncode == -signal.SIGKILL
-    assert 14 <= read_state(killed)["step"] < 40
+    assert 14 <= RunFolder(killed).read_state()["step"] < 40
 
     outcome = train(with_run(aligned, out=str(killed)), resume=True)
     assert outcome.finished and not list(killed.glob(".*.partial"))
-    state = read_state(killed)
-    assert same(state, read_state(whole))
+    state = RunFolder(killed).read_state()
+    assert same(state, RunFolder(whole).read_state())
     assert state["bank"]["total"].sum() == 2 * 40 * 8 and state["projectors"]
     assert len(state["averages"]) == 2
     for step in (7, 14, 21, 28, 35, 40):
         for decay in (None, 0.5):
-            paths = (weights_path(out, step, decay) for out in (killed, whole))
+            paths = (RunFolder(out).weights(step, decay) for out in (killed, whole))
             ours, theirs = (read_weights(path)[0] for path in paths)
             assert same(ours, theirs), step
     assert steps_of(killed) == steps_of(whole) == list(range(1, 41))
@@ -172,8 +172,7 @@ def test_resuming_with_another_cache_is_refused(aligned, add_features, tmp_path)
     with pytest.raises(InvalidInput, match=r"learnt from other data \(another two than") as caught:
         train(further, resume=True)
     assert "\n" not in str(caught.value)
-    index = replace(read_index(moved), held_out=[0] * 60)
-    write_index(moved, index)
+    CacheFolder.open(moved).update(held_out=[0] * 60)
     add_features(moved, "two", 5)
     with pytest.raises(InvalidInput, match=r"another pictures than"):
         train(further, resume=True)
@@ -182,9 +181,9 @@ def test_resuming_with_another_cache_is_refused(aligned, add_features, tmp_path)
 def test_a_state_of_an_older_version_is_refused(tiny):
     train(replace(tiny, optim=replace(tiny.optim, steps=1)))
     out = Path(tiny.run.out)
-    state = read_state(out)
+    state = RunFolder(out).read_state()
     del state["format"]
-    save_state(out, state)
+    RunFolder(out).write_state(state)
     with pytest.raises(InvalidInput, match="older version"):
         train(tiny, resume=True)
 
@@ -203,7 +202,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
     child.send_signal(signal.SIGINT)
     said, error = child.communicate(timeout=60)
     assert child.returncode == 130 and "--resume" in said and "Traceback" not in error
-    state = read_state(Path(tiny.run.out))
+    state = RunFolder(Path(tiny.run.out)).read_state()
     assert f"step {state['step']} " in said
-    assert weights_path(Path(tiny.run.out), state["step"]).exists()
+    assert RunFolder(Path(tiny.run.out)).weights(state["step"]).exists()
     assert steps_of(Path(tiny.run.out))[-1] == state["step"]

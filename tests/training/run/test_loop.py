@@ -19,7 +19,7 @@ from training.data import dataset as datasets
 from training.demo import recogniser
 from training.engine.optim import Ema, lent, lr_at
 from training.networks.sit import build
-from training.objectives.bank import build_bank, references
+from training.objectives.bank import FromBank, build_bank
 from training.objectives.velocity import describe
 from training.run import loop
 from training.run.validate import validation_loss
@@ -96,7 +96,7 @@ def test_each_sample_is_among_its_own_references(tiny):
     for step in range(1, 6):
         batch = batches.batch(dataset, half, 0, step)
         seen = []
-        for rows, refs in references(bank, batch, dataset.num_classes):
+        for rows, refs in FromBank(bank, dataset.num_classes).references(batch):
             seen += rows.tolist()
             for row in rows:
                 assert (refs == batch.x0[row]).flatten(1).all(1).any()
@@ -121,7 +121,7 @@ def test_stablevm_is_unbiased_through_the_bank(tiny, processes):
         means = []
         for part, bank in zip(parts, banks, strict=True):
             batch = batches.batch(dataset, tiny.data, 0, step, part)
-            refs = references(bank, batch, dataset.num_classes)
+            refs = FromBank(bank, dataset.num_classes).references(batch)
             path = objective.path(batch.x0, rng.generator(0, step, "path"), part, 8)
             difference = objective.target(path, refs) - objective.target(path)
             feature = torch.einsum("kij,bj->bki", probe, path.x_t.flatten(1)).tanh()
@@ -141,7 +141,7 @@ def test_sixteen_bits_of_a_reference_are_enough(tiny):
         options = replace(tiny.objective, bank=64, bank_dtype=dtype)
         bank = build_bank(options, dataset, "cpu", 64)
         batch = batches.batch(dataset, replace(tiny.data, batch_size=64), 0, 1)
-        refs = references(bank, batch, dataset.num_classes)
+        refs = FromBank(bank, dataset.num_classes).references(batch)
         assert bank.items.dtype == getattr(torch, dtype)
         path = Objective().path(batch.x0, rng.generator(0, 1, "path"))
         targets.append(Objective().target(path, refs))

@@ -12,7 +12,7 @@ from training import files, lora
 from training.config.schema import LoraConfig, ModelConfig
 from training.data import dataset as datasets
 from training.networks.sit import load
-from training.run import checkpoint, reports
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.run.validate import validation_loss
 
@@ -42,7 +42,7 @@ def test_the_file_on_the_base_is_what_the_run_validated(adapted, base):
     assert {k: tuple(v.shape) for k, v in tensors.items() if k.endswith("attn.qkv.lora_A.weight")} \
         == {"diffusion_model.blocks.0.attn.qkv.lora_A.weight": (3, 16)}  # fmt: skip
     assert metadata["modelspec.architecture"] == "sit/lora"
-    state = checkpoint.read_state(Path(adapted.run.out))
+    state = RunFolder(Path(adapted.run.out)).read_state()
     assert all(".lora." in name for name in state["model"])  # nothing of the frozen base
 
     backbone, dataset = load(base), datasets.load(adapted.data)
@@ -50,7 +50,7 @@ def test_the_file_on_the_base_is_what_the_run_validated(adapted, base):
     lora.inject(backbone.model, rank=2, targets=["*"], ranks={"qkv": 3})
     lora.load_state_dict(backbone.model, tensors)
     changed = validation_loss(backbone, dataset)
-    lines = (Path(adapted.run.out) / reports.METRICS).read_text().splitlines()
+    lines = RunFolder(Path(adapted.run.out)).metrics.read_text().splitlines()
     said = json.loads(lines[-1])["val_loss_bins"]
     assert changed.tolist() == pytest.approx(said, rel=1e-6)
     assert changed.mean() < plain.mean() - 1e-4

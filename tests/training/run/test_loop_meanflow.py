@@ -20,7 +20,7 @@ from training.data import dataset as datasets
 from training.files import read_weights
 from training.finetune import main
 from training.networks.sit import load as load_backbone
-from training.run.checkpoint import read_state, weights_path
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.sampling.pictures import sample_calls
 
@@ -61,9 +61,9 @@ def test_four_steps_and_four_resumed_are_eight(mean, with_run, tmp_path):
     train(whole)
     train(replace(mean, optim=replace(mean.optim, steps=4)))
     train(mean, resume=True)
-    a, b = (read_state(Path(c.run.out)) for c in (whole, mean))
+    a, b = (RunFolder(Path(c.run.out)).read_state() for c in (whole, mean))
     assert same(a, b) and a["bank"]["total"].sum() == 2 * 8 * 8
-    one, two = (read_weights(weights_path(Path(c.run.out), 8))[0] for c in (whole, mean))
+    one, two = (read_weights(RunFolder(Path(c.run.out)).weights(8))[0] for c in (whole, mean))
     assert same(one, two)
     for first, second in zip(records(whole)[-2:], records(mean)[-2:], strict=True):
         for record in (first, second):
@@ -87,7 +87,7 @@ def test_reports_and_previews_change_nothing_and_say_what_they_should(mean, with
     quiet = with_run(mean, out=str(tmp_path / "quiet"), report_every=0, validate_every=0)
     train(quiet)
     train(with_run(mean, preview_every=4))
-    one, two = (read_weights(weights_path(Path(c.run.out), 8))[0] for c in (quiet, mean))
+    one, two = (read_weights(RunFolder(Path(c.run.out)).weights(8))[0] for c in (quiet, mean))
     assert same(one, two)
     for record in records(mean):
         n = record["boundary"] is not None and record["interior"] is not None
@@ -119,7 +119,7 @@ def test_a_flow_matching_checkpoint_is_taken_where_it_is(mean, tiny, tmp_path):
     )
     train(start)
     plain = load_backbone(weights)
-    begun = load_backbone(weights_path(Path(start.run.out), 1))
+    begun = load_backbone(RunFolder(Path(start.run.out)).weights(1))
     assert begun.interval and not plain.interval
     noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4)
@@ -151,9 +151,9 @@ def test_an_exploding_path_stops_the_run_and_spares_the_checkpoint(mean, with_ru
     said = str(caught.value)
     assert "MeanFlow target is not finite, or more than meanflow.limit = 100 times" in said
     assert "at step 7, t = 0." in said and "(r = 0." in said and "\n" not in said
-    assert f"the last good checkpoint is {weights_path(Path(mean.run.out), 6)}" in said
-    assert calls and read_state(Path(mean.run.out))["step"] == 6
-    tensors = read_weights(weights_path(Path(mean.run.out), 6))[0]
+    assert f"the last good checkpoint is {RunFolder(Path(mean.run.out)).weights(6)}" in said
+    assert calls and RunFolder(Path(mean.run.out)).read_state()["step"] == 6
+    tensors = read_weights(RunFolder(Path(mean.run.out)).weights(6))[0]
     assert all(torch.isfinite(x).all() for x in tensors.values())
     monkeypatch.setattr(SiT, "forward", real)
     assert train(with_run(mean, save_every=2), resume=True).finished
@@ -243,9 +243,9 @@ def test_two_processes_are_as_one_copied_and_spread(mean, with_run, tmp_path):
     for process in processes:
         said = process.communicate(timeout=200)[1]
         assert process.returncode == 0, said
-    one = read_weights(weights_path(tmp_path / "one", 6))[0]
+    one = read_weights(RunFolder(tmp_path / "one").weights(6))[0]
     for name in ("copied", "spread"):
-        other = read_weights(weights_path(tmp_path / name, 6))[0]
+        other = read_weights(RunFolder(tmp_path / name).weights(6))[0]
         for key, value in one.items():
             torch.testing.assert_close(other[key], value, rtol=1e-3, atol=5e-5, msg=key)
         runs = (records(with_run(mean, out=str(tmp_path / folder))) for folder in ("one", name))

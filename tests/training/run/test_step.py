@@ -24,6 +24,7 @@ from training.engine.optim import build_averages, build_optimizer
 from training.finetune import main
 from training.objectives.build import build_objective
 from training.run import reports
+from training.run.folder import RunFolder
 from training.run.loop import train
 from training.run.state import TrainState
 from training.run.step import Learner
@@ -220,9 +221,8 @@ def test_tensorboard_writes_into_the_run_and_takes_back_what_a_crash_undid(tiny,
 
     module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    (tracker,) = reports.open_trackers(
-        replace(tiny, run=replace(tiny.run, trackers=("tensorboard",))), 7
-    )
+    folder = RunFolder(Path(tiny.run.out))
+    (tracker,) = reports.open_trackers(["tensorboard"], folder, 7)
     tracker.add({"step": 8, "loss": 1.0, "stable": {"changed": [None, 0.5]}})
     tracker.close()
     assert made == [(tiny.run.out, 8), ("loss", 1.0, 8), ("stable/changed/1", 0.5, 8), "closed"]
