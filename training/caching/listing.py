@@ -87,23 +87,17 @@ def scan(
     if masks:
         mask_of = {_stem(p)[: -len(_MASK)]: p for p in found if _stem(p).endswith(_MASK)}
         found = [path for path in found if path not in mask_of.values()]
-    aside = {}
-    if not videos:
-        moving = (path for path in files if path.lower().endswith(VIDEOS) and path not in found)
-        takers = " and ".join(f.name for f in families.FAMILIES if f.moving)
-        aside = dict.fromkeys(moving, f"it is a video, which only family={takers} take")
+    aside = {} if videos else _videos_aside(set(files) - set(found))
     if not found:
         raise InvalidInput(f"{root} holds no pictures ({', '.join(kinds)})")
     if layout == "auto":
         layout = "captions" if any(_stem(path) in texts for path in found) else "classes"
     pictures = []
     for path in found:
-        folder, count = _first_folder(path, repeats)
-        first, problem = folder, "it lies in no class folder"
-        others: list[str] = []
+        first, count = _first_folder(path, repeats)
+        problem, others = "it lies in no class folder", ()
         if layout == "captions":
-            text, problem = captions.read(texts.get(_stem(path)))
-            first, *others = variants.of(text, path) if text else (None,)
+            first, others, problem = _captions(texts.get(_stem(path)), path, variants)
         if count == 0:
             first, problem = None, "the name of its folder says that it counts 0 times"
         if first is None:
@@ -113,7 +107,7 @@ def scan(
         size, mtime = _stat(root / p for p in (path, mask) if p)
         part, _, rest = path.partition("/")
         held_out = bool(rest) and SPLITS.get(part.lower()) == "held out"
-        pictures.append(Picture(path, size, mtime, first, held_out, tuple(others), count, mask))
+        pictures.append(Picture(path, size, mtime, first, held_out, others, count, mask))
     if not pictures:
         example = next(iter(aside))
         raise InvalidInput(
@@ -123,6 +117,24 @@ def scan(
         )
     names = {c for p in pictures for c in (p.condition, *p.others)}
     return Listing(layout, pictures, sorted(names), aside)
+
+
+def _videos_aside(paths: Iterable[str]) -> dict[str, str]:
+    """The videos among these, each with the reason why it does not take part."""
+    takers = " and ".join(f.name for f in families.FAMILIES if f.moving)
+    reason = f"it is a video, which only family={takers} take"
+    return dict.fromkeys(sorted(p for p in paths if p.lower().endswith(VIDEOS)), reason)
+
+
+def _captions(
+    file: Path | None, path: str, variants: Variants
+) -> tuple[str | None, tuple[str, ...], str]:
+    """A picture's condition and its other captions; without any, the reason in words."""
+    text, problem = captions.read(file)
+    if not text:
+        return None, (), problem
+    first, *others = variants.of(text, path)
+    return first, tuple(others), problem
 
 
 def _files(root: Path, videos: bool) -> Iterator[str]:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sv_core.errors import InvalidInput, Unavailable
 from sv_core.latent import LatentSpec
+from sv_core.models.families import stride
 
 from ..files import write_atomically
 

@@ -6,14 +6,13 @@ minute on one CPU core; prints tables and writes one picture.
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator
 
-from ..cli import add_debug, guard
+from .command import run_command
 from .measure import BANKS, BATCH, GRADIENT_TIMES, METHODS, TIMES, Result, measure
 from .models import MIXTURES, mean_and_error
 
@@ -129,14 +128,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.toy",
-        description="Measure StableVM on 2-D mixtures whose velocity is known: tables and a PNG.",
+    return run_command(
+        run,
+        "training.toy",
+        "Measure StableVM on 2-D mixtures whose velocity is known: tables and a PNG.",
+        "toy.png",
+        arguments,
     )
-    parser.add_argument("picture", nargs="?", type=Path, default=Path("toy.png"))
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    add_debug(parser)
-    options = parser.parse_args(arguments)
-    if options.picture.suffix != ".png" or not options.picture.absolute().parent.is_dir():
-        parser.error(f"{options.picture} must be a .png in a folder that exists")
-    return guard(partial(run, options), options)

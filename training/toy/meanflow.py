@@ -12,7 +12,6 @@ in two dimensions is mostly its noise, and would pull the target from its mean t
 import argparse
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path as File
 
 import torch
@@ -25,7 +24,7 @@ from sv_core.objective import Objective
 from sv_core.targets import Path
 from sv_core.timesteps import time_pairs, uniform
 
-from ..cli import add_debug, guard
+from .command import run_command
 from .models import Parameters, initial, mean_and_error, network
 from .sets import SETS, Draw, sliced_wasserstein
 
@@ -252,17 +251,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.toy.meanflow",
-        description="Compare MeanFlow's control variates on six 2-D sets: a table and a PNG.",
+    return run_command(
+        run,
+        "training.toy.meanflow",
+        "Compare MeanFlow's control variates on six 2-D sets: a table and a PNG.",
+        "toy_meanflow.png",
+        arguments,
     )
-    parser.add_argument("picture", nargs="?", type=File, default=File("toy_meanflow.png"))
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    add_debug(parser)
-    options = parser.parse_args(arguments)
-    if options.picture.suffix != ".png" or not options.picture.absolute().parent.is_dir():
-        parser.error(f"{options.picture} must be a .png in a folder that exists")
-    return guard(partial(run, options), options)
 
 
 if __name__ == "__main__":
