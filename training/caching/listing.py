@@ -87,7 +87,7 @@ def scan(
     if masks:
         mask_of = {_stem(p)[: -len(_MASK)]: p for p in found if _stem(p).endswith(_MASK)}
         found = [path for path in found if path not in mask_of.values()]
-    aside = {} if videos else _videos_aside(set(files) - set(found))
+    aside = {} if videos else _videos_aside(p for p in files if p not in found)
     if not found:
         raise InvalidInput(f"{root} holds no pictures ({', '.join(kinds)})")
     if layout == "auto":
@@ -123,7 +123,7 @@ def _videos_aside(paths: Iterable[str]) -> dict[str, str]:
     """The videos among these, each with the reason why it does not take part."""
     takers = " and ".join(f.name for f in families.FAMILIES if f.moving)
     reason = f"it is a video, which only family={takers} take"
-    return dict.fromkeys(sorted(p for p in paths if p.lower().endswith(VIDEOS)), reason)
+    return dict.fromkeys((p for p in paths if p.lower().endswith(VIDEOS)), reason)
 
 
 def _captions(
