@@ -452,7 +452,7 @@ class Config:
     run: RunConfig = RunConfig()
 
 
-def needs_references(config: Config) -> bool:
-    """Whether velocities are averaged over a bank of references."""
-    kind = config.objective.kind
-    return kind == "stablevm" or (kind == "meanflow" and config.meanflow.velocity == "stable")
+def needs_references(objective: ObjectiveConfig, meanflow: MeanFlowConfig) -> bool:
+    """Whether velocities are averaged over references."""
+    kind = objective.kind
+    return kind == "stablevm" or (kind == "meanflow" and meanflow.velocity == "stable")

@@ -1,14 +1,16 @@
 """What every objective has: an aim (inputs and targets of a batch), its losses, bins of time."""
 
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from sv_core.objective import Losses
 from sv_core.targets import Path
 
 from ..data.batches import Batch
+from ..engine.distributed import Processes
 from ..networks.base import Backbone
 
 BINS = 8
@@ -35,6 +37,47 @@ class Aim(NamedTuple):
         path, *rest = self[:-1]
         mask = None if self.mask is None else self.mask[rows]
         return Aim(Path(*(x[rows] for x in path)), *(x[rows] for x in rest), mask=mask)
+
+
+class Setup(NamedTuple):
+    """How the steps of a run are computed, as far as an objective must know it.
+
+    A step's whole batch has ``n`` samples, of which a process computes its share in ``parts``, by a
+    network that may be ``compiled`` and may count time in ``thousandths``.
+    """
+
+    n: int
+    parts: int = 1
+    compiled: bool = False
+    thousandths: bool = False
+
+
+class Trained(Protocol):
+    """What an objective asks of the run that it is the objective of."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network, before it is wrapped for several processes or half precision."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """The backbone's module."""
+        ...
+
+    @property
+    def processes(self) -> Processes:
+        """Those that share its steps."""
+        ...
+
+    @property
+    def null(self) -> int:
+        """The number of the condition that stands for none."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[Backbone]:
+        """Context manager: the backbone with the averaged weights."""
+        ...
 
 
 class Criterion(Protocol):

@@ -7,19 +7,20 @@ from sv_core.errors import InvalidInput
 from sv_core.objective import Objective
 from sv_core.timesteps import TIMESTEPS, within
 
-from ..config.schema import Config, ObjectiveConfig
+from ..config.schema import MeanFlowConfig, ObjectiveConfig
 from ..networks.base import Backbone
-from ..run.state import TrainState
-from .base import Criterion
+from .base import Criterion, Setup, Trained
 from .meanflow import MeanFlow
 from .velocity import Velocity
 
 
-def build_criterion(config: Config, objective: Objective, state: TrainState) -> Criterion:
-    """What the configured kind of objective computes."""
-    if config.objective.kind == "meanflow":
-        return MeanFlow(config, objective, state)
-    return Velocity(config, objective)
+def build_criterion(
+    kind: str, meanflow: MeanFlowConfig, objective: Objective, state: Trained, setup: Setup
+) -> Criterion:
+    """What that kind of objective computes."""
+    if kind == "meanflow":
+        return MeanFlow(meanflow, objective, state, setup)
+    return Velocity(objective, setup.n)
 
 
 def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:

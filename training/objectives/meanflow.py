@@ -30,14 +30,11 @@ from sv_core.meanflow import (
 from sv_core.objective import Losses, Objective, mean_square
 from sv_core.timesteps import time_pairs
 
-from ..config.schema import Config
+from ..config.schema import MeanFlowConfig
 from ..data.batches import Batch
 from ..networks.base import Backbone
-from ..run.state import TrainState
-from .base import Aim
+from .base import Aim, Setup, Trained
 from .velocity import describe
-
-"""The calls that one call is held against."""
 
 
 class MeanFlow:
@@ -46,19 +43,18 @@ class MeanFlow:
     [arXiv 2605.09235, Eq. (4) and sec. 3.2]
     """
 
-    def __init__(self, config: Config, objective: Objective, state: TrainState):
+    def __init__(self, config: MeanFlowConfig, objective: Objective, state: Trained, setup: Setup):
         """Before ``state``'s network is wrapped for several processes or half precision."""
-        self.config, self.n = config.meanflow, config.data.batch_size
-        self.parts, self.compiled = config.optim.accumulate, config.run.compile
+        self.config, self.n = config, setup.n
+        self.parts, self.compiled = setup.parts, setup.compiled
         self.objective, self.state, self.processes = objective, state, state.processes
         # Spread weights come together by the hooks of a whole call, all others without wrappers:
         # those would turn autocast on, in differences as well.
         sharded = state.processes.sharded
         self.plain = state.backbone if sharded else state.backbone.on(state.model.forward)
         way = self.config.derivative
-        if way == "available" and config.comfy.checkpoint is not None:
-            # Its derivative was checked, and a difference would be wrong: time in thousandths.
-            way = "exact"
+        if way == "available" and setup.thousandths:
+            way = "exact"  # which was checked when the network was loaded; differences are wrong
         self.way = DERIVATIVES[way]
 
     def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a run's network should say where, and the memory bank that StableVM's references are in."""
+"""Flow matching and StableVM as a run's objective, and a report of what StableVM changes."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from sv_core.objective import Losses, Objective, References
 from sv_core.posterior import effective_size, posterior_weights
 from sv_core.targets import Path, conditional_velocity
 
-from ..config.schema import Config
 from ..data.batches import Batch
 from ..networks.base import Backbone
 from .base import BINS, Aim, bin_of
@@ -21,8 +20,9 @@ CHANGED = 0.01
 class Velocity:
     """Flow matching and StableVM: the velocity itself."""
 
-    def __init__(self, config: Config, objective: Objective):
-        self.n, self.objective = config.data.batch_size, objective
+    def __init__(self, objective: Objective, n: int):
+        """``n`` is the size of a step's whole batch."""
+        self.objective, self.n = objective, n
 
     def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         t = self.objective.timesteps(n, generator)

@@ -35,7 +35,8 @@ class TrainState:
         device, seed = processes.device, config.run.seed
         self.dataset, self.null = dataset, dataset.num_classes
         self.processes = processes
-        self.backbone: Backbone = build(config, dataset, processes)
+        comfy, interval = config.comfy, config.objective.kind == "meanflow"
+        self.backbone: Backbone = build(config.model, comfy, dataset, processes, seed, interval)
         self.lora = config.lora.rank is not None
         self.alignment: Alignment | None = build_alignment(
             config.align, self.backbone, dataset, seed
@@ -44,18 +45,17 @@ class TrainState:
             _inject(config.lora, self.backbone.model, seed)
         elif not any(p.requires_grad for p in self.backbone.model.parameters()):
             raise InvalidInput(
-                f"{config.comfy.checkpoint} keeps its weights in 8 bits, too few for training "
+                f"{comfy.checkpoint} keeps its weights in 8 bits, too few for training "
                 f"them: set lora.rank, such as 16, or comfy.dtype = bf16"
             )
-        self.backbone = with_interval(self.backbone, config)
+        if interval:
+            begun = (config.lora.checkpoint, comfy.checkpoint)
+            self.backbone = with_interval(self.backbone, begun, seed)
         self.offloaded: Offloaded | None = None
-        if config.comfy.offload_blocks:
-            self.offloaded = offload(
-                list(self.backbone.blocks),
-                config.comfy.offload_blocks,
-                device,
-                recompute=config.run.recompute,
-            )
+        if comfy.offload_blocks:
+            blocks = list(self.backbone.blocks)
+            recompute = config.run.recompute
+            self.offloaded = offload(blocks, comfy.offload_blocks, device, recompute=recompute)
         self.model: nn.Module = self.backbone.model.to(device).train()
         self.projectors: nn.Module | None = None
         if self.alignment is not None:
@@ -69,7 +69,7 @@ class TrainState:
         self.optimizer = build_optimizer(self.parameters, config.optim)
         if any(p.dtype == torch.float16 for p in own):
             raise InvalidInput(
-                f"{config.comfy.checkpoint} keeps its weights in fp16, in which gradients "
+                f"{comfy.checkpoint} keeps its weights in fp16, in which gradients "
                 f"underflow: set comfy.dtype = bf16 or fp32"
             )
         if any(p.dtype == torch.bfloat16 for p in own):
@@ -77,7 +77,8 @@ class TrainState:
         self.averages = build_averages(own, config.optim, self.optimizer)
         share = config.data.batch_size // processes.count
         self.bank: MemoryBank | None = None
-        if needs_references(config) and dataset.text is None:  # text comes with its references
+        # Where there is text, references are read from the cache.
+        if needs_references(config.objective, config.meanflow) and dataset.text is None:
             self.bank = build_bank(config.objective, dataset, device, share)
         self.step = 0
 

@@ -16,7 +16,7 @@ from ..engine.compile import adapt
 from ..engine.optim import lr_at
 from ..networks.base import Backbone
 from ..objectives.bank import FromBank, FromCache, Source
-from ..objectives.base import Aim, Criterion
+from ..objectives.base import Aim, Setup
 from ..objectives.build import build_criterion
 from .state import TrainState
 
@@ -25,14 +25,25 @@ class Learner:
     """A run's network, projectors and optimiser at work on this process's share of a batch."""
 
     def __init__(self, config: Config, state: TrainState, objective: Objective):
-        self.config, self.objective, self.dataset = config, objective, state.dataset
+        self.data, self.optim, self.run = config.data, config.optim, config.run
+        self.objective, self.dataset = objective, state.dataset
         self.processes, self.null = state.processes, state.null
         self.alignment = state.alignment
         self.rows = self.processes.share(config.data.batch_size, config.optim.accumulate)
         self.parameters = state.parameters
-        adapt(state.backbone.blocks, config.run, random=config.lora.dropout > 0)
-        self.criterion: Criterion = build_criterion(config, objective, state)
-        self.source = self._source(config, state.bank)
+        self.draws = config.lora.dropout > 0
+        adapt(state.backbone.blocks, config.run, random=self.draws)
+        setup = Setup(
+            config.data.batch_size,
+            config.optim.accumulate,
+            config.run.compile,
+            thousandths=config.comfy.checkpoint is not None,
+        )
+        kind = config.objective.kind
+        self.criterion = build_criterion(kind, config.meanflow, objective, state, setup)
+        self.source: Source | None = None
+        if needs_references(config.objective, config.meanflow):
+            self.source = self._source(state.bank, config.objective.bank)
         model, *projectors = self.processes.prepare(*state.modules)
         self.model: nn.Module = model
         self.projectors: nn.Module | None = projectors[0] if projectors else None
@@ -41,13 +52,11 @@ class Learner:
 
     def fetch(self, step: int) -> batches.Batch:
         """This process's share of the step's batch, read; with references that can be read, too."""
-        batch = batches.batch(self.dataset, self.config.data, self.config.run.seed, step, self.rows)
+        batch = batches.batch(self.dataset, self.data, self.run.seed, step, self.rows)
         return self._referred(batch, ahead=True)
 
-    def _source(self, config: Config, bank: MemoryBank | None) -> Source | None:
-        """Where the references are from, for an objective that needs some."""
-        if not needs_references(config):
-            return None
+    def _source(self, bank: MemoryBank | None, n: int) -> Source:
+        """Where the references are from: the bank, or else ``n`` of them from the cache."""
         if bank is not None:
             return FromBank(bank, self.null)
         assert isinstance(self.dataset, LatentCache)  # only a cache has text
@@ -55,8 +64,7 @@ class Learner:
         def wanted(step: int) -> Tensor:
             return self.times(step)[1][self.rows] >= self.objective.threshold
 
-        n, first = config.objective.bank, self.rows.start
-        return FromCache(self.dataset, n, wanted, config.run.seed, first)
+        return FromCache(self.dataset, n, wanted, self.run.seed, self.rows.start)
 
     def _referred(self, batch: batches.Batch, ahead: bool) -> batches.Batch:
         """The batch with its references, if this is when they are taken."""
@@ -66,14 +74,14 @@ class Learner:
 
     def compute(self, batch: batches.Batch, step: int, report: bool) -> tuple[Tensor, Tensor, dict]:
         """Leave the gradients in place; (squared error per sample, alignment loss, report)."""
-        parts = self.config.optim.accumulate
-        device, seed = self.processes.device, self.config.run.seed
+        parts = self.optim.accumulate
+        device, seed = self.processes.device, self.run.seed
         batch = batch._replace(
             x0=batch.x0.to(device),
             features=tuple(z.to(device) for z in batch.features),
             mask=None if batch.mask is None else batch.mask.to(device),
         )
-        if self.config.lora.dropout:  # else nothing draws from torch's own generator
+        if self.draws:  # else nothing draws from torch's own generator
             own = f"dropout/{self.processes.index}"
             torch.manual_seed(rng.generator(seed, step, own).initial_seed())
         batch = self._referred(batch, ahead=False)
@@ -95,8 +103,8 @@ class Learner:
 
     def times(self, step: int) -> tuple[Tensor, Tensor]:
         """r <= t (n,) of all samples of a step, those of other processes included."""
-        drawn = rng.generator(self.config.run.seed, step, "path")
-        return self.criterion.times(self.config.data.batch_size, drawn)
+        drawn = rng.generator(self.run.seed, step, "path")
+        return self.criterion.times(self.data.batch_size, drawn)
 
     def _part(
         self, aim: Aim, features: list[Tensor], total: Tensor | None, last: bool
@@ -109,7 +117,7 @@ class Learner:
             tokens = stack.enter_context(alignment.watching() if alignment else nullcontext())
             with processes.autocast():
                 losses = self.criterion.losses(self.backbone, aim)
-                loss = losses.loss.sum() / self.config.data.batch_size
+                loss = losses.loss.sum() / self.data.batch_size
                 align = torch.zeros((), device=processes.device)
                 if alignment:
                     assert self.projectors is not None and tokens is not None and total is not None
@@ -121,11 +129,11 @@ class Learner:
 
     def update(self, step: int) -> tuple[Tensor, bool]:
         """Clip and step; (the gradient's norm, whether fp16 overflowed and nothing moved)."""
-        norm = self.processes.clip(self.parameters, self.config.optim.clip)
-        if self.config.run.precision != "fp16" and not torch.isfinite(norm):
+        norm = self.processes.clip(self.parameters, self.optim.clip)
+        if self.run.precision != "fp16" and not torch.isfinite(norm):
             return norm, False
         for group in self.optimizer.param_groups:
-            group["lr"] = lr_at(step, self.config.optim)
+            group["lr"] = lr_at(step, self.optim)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm, self.optimizer.step_was_skipped

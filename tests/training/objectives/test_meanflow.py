@@ -23,6 +23,7 @@ from training.data import batches
 from training.data import dataset as datasets
 from training.engine.distributed import Processes
 from training.objectives import meanflow
+from training.objectives.base import Setup
 from training.objectives.build import build_objective
 from training.run.state import TrainState
 from training.run.step import Learner
@@ -201,7 +202,7 @@ def linear_aim(config, monkeypatch, a: float, c: float = 0.0):
     state.trained = dict(model.named_parameters())
     state.averages = []
     objective = build_objective(config.objective, state.backbone)
-    criterion = meanflow.MeanFlow(config, objective, state)
+    criterion = meanflow.MeanFlow(config.meanflow, objective, state, Setup(config.data.batch_size))
     batch = batches.batch(dataset, config.data, 0, 1)
     return criterion.aim(batch, rng.generator(0, 1, "path"), slice(0, 8), True)
 
