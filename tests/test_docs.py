@@ -134,3 +134,10 @@ def test_the_readme_s_tree_has_a_line_for_every_room():
         assert len(words) > 1, f"{name} has no line"
     assert folders() <= found
     assert all((ROOT / room).exists() for room in found)
+
+
+def test_the_page_on_families_shows_the_code_of_a_test():
+    code = (ROOT / "tests/host/new_family.py").read_text("utf-8")
+    shown = re.findall(r"```python\n(.*?)```", page("adding_a_family.md"), re.DOTALL)
+    record, checkpoint, *_ = re.split(r"^# .*\n\n", code, flags=re.MULTILINE)[1:]
+    assert [part.strip() for part in shown] == [record.strip(), checkpoint.strip()]

@@ -1,7 +1,7 @@
 """A family that the product does not have: its record and its tiny checkpoint, and nothing else.
 
-docs/adding_a_family.md shows this code and goes through it. ``inside_new_family.py`` adds the
-record to the tuple of records, in each ComfyUI.
+docs/adding_a_family.md shows this code and goes through it. ``test_new_family.py`` in
+tests/training adds the record to the tuple of records, in each ComfyUI.
 """
 
 from sv_core.latent import LatentSpec

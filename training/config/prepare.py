@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sv_core.models.families import latents, names, spelled
+from sv_core.models.families import FLUX, latents, names, spelled
 
 from .parse import knob
 
@@ -50,7 +50,7 @@ class PrepareConfig:
         None,
         "The model family whose latents these are, because a VAE's file does not say how they are "
         f"scaled: {names('latent', ' or ')}. It needs vae.",
-        example="Flux",
+        example=FLUX.name,
     )
     text: tuple[str, ...] = knob(
         (),

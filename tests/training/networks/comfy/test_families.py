@@ -27,16 +27,16 @@ def test_latents_are_scaled_as_the_host_does_it():
 
 
 def test_what_each_family_is():
-    for name, family, shift, width in (
-        ("sd3", SD35, 3.0, 128), ("flux", FLUX, 3.158193, 128),
-        ("qwen", QWEN_IMAGE, 3.158193, 3072),
-        ("wan", WAN22_14B, 8.0, 128), ("wan 5B", WAN22_5B, 8.0, 128),
+    for name, family, shift, width, architecture in (
+        ("sd3", SD35, 3.0, 128, "sd3"), ("flux", FLUX, 3.158193, 128, "flux"),
+        ("qwen", QWEN_IMAGE, 3.158193, 3072, "qwen-image"),
+        ("wan", WAN22_14B, 8.0, 128, "wan"), ("wan 5B", WAN22_5B, 8.0, 128, "wan"),
     ):  # fmt: skip
         one = backbone(name)
         assert (one.family, one.width, one.patch_size) == (family, width, 2), name
         assert abs(one.shift - shift) < 1e-5, (name, one.shift)
         assert one.latent_rank == (5 if family.frames else 4)
-        assert one.metadata()["modelspec.architecture"] == family.name.replace("_", "-")
+        assert one.metadata()["modelspec.architecture"] == architecture
     low = DIFFUSION / "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors"
     assert backbone("wan").span == (0.875, 1.0) and comfy_load.load(low, HOST).span == (0.0, 0.875)
     assert backbone("wan 5B").span == (0.0, 1.0)

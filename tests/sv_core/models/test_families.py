@@ -10,7 +10,7 @@ from sv_core.errors import InvalidInput
 from sv_core.models import families
 from sv_core.models.families import FAMILIES, Family, find
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EARLIER = {  # what files, workflows and configurations of version 0.1 hold
     "sd": "SD",
     "sdxl": "SDXL",
@@ -101,5 +101,7 @@ def test_no_other_file_names_a_family() -> None:
     for package in ("sv_core", "nodes", "training"):
         for path in (ROOT / package).rglob("*.py"):
             if path != ROOT / "sv_core/models/families.py":
-                texts = [getattr(n, "value", None) for n in ast.walk(ast.parse(path.read_text()))]
+                texts = [
+                    getattr(n, "value", None) for n in ast.walk(ast.parse(path.read_text("utf-8")))
+                ]
                 assert not words.intersection(t for t in texts if isinstance(t, str)), path
