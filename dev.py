@@ -135,23 +135,23 @@ def run(*command: str) -> int:
 def run_test(arguments: list[str]) -> int:
     """Lint, then pytest; both must pass.
 
-    All tests run in two halves side by side, those inside ComfyUI and the others: half the time.
+    All tests run in two halves side by side, those that need ComfyUI and the others: half the time.
     """
     lint = run("-m", "ruff", "check", ".") or run("-m", "ruff", "format", "--check", ".")
     if arguments:
         return run("-m", "pytest", *arguments) or lint
-    command = [own_python(), "-m", "pytest", "-p", "no:cacheprovider", "tests/host"]
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        inside = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+    command = [own_python(), "-m", "pytest", "-p", "no:cacheprovider", "-m", "comfy"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
+        comfy = subprocess.Popen(command, cwd=ROOT, stdout=heard, stderr=subprocess.STDOUT)
         try:
-            outside = run("-m", "pytest", "--ignore=tests/host")
-            say("the tests inside ComfyUI, which ran beside these")
-            inside.wait()
+            others = run("-m", "pytest", "-m", "not comfy")
+            say("the tests that need ComfyUI, which ran beside these")
+            comfy.wait()
         finally:
-            inside.terminate()
-        said.seek(0)
-        shutil.copyfileobj(said, sys.stdout)
-    return outside or inside.returncode or lint
+            comfy.terminate()
+        heard.seek(0)
+        shutil.copyfileobj(heard, sys.stdout)
+    return others or comfy.returncode or lint
 
 
 def run_bench(arguments: list[str]) -> int:
