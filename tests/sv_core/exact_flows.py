@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import torch
 
 from sv_core.schedules import shift, uniform_grid
@@ -61,3 +62,8 @@ def called(sampler, *args, **kwargs):
 def assert_calls(nodes, steps):
     assert nodes[0] == 0 and nodes[-1] < steps
     assert all(a < b for a, b in itertools.pairwise(nodes))
+
+
+def gram_of(velocities):
+    v = np.stack(velocities)
+    return v @ v.T

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tests.inside import COMFY
@@ -14,6 +15,7 @@ from training.config.schema import (
     AlignConfig,
     Config,
     DataConfig,
+    MeanFlowConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
@@ -38,6 +40,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """accelerate keeps one precision per process."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture
@@ -122,4 +132,30 @@ def aligned(tiny, cache) -> Config:
         data=replace(tiny.data, cache=str(cache)),
         align=AlignConfig(encoders=("one", "two"), block=1, hidden=8),
         optim=replace(tiny.optim, ema=(0.9, 0.5)),
+    )
+
+
+@pytest.fixture
+def mean_config(tiny):
+    """The tiny run with MeanFlow, half of its rows inside, and these keys of [meanflow]."""
+
+    def make(**keys):
+        objective = replace(tiny.objective, kind="meanflow")
+        config = MeanFlowConfig(**{"equal": 0.5} | keys)
+        return replace(tiny, objective=objective, meanflow=config)
+
+    return make
+
+
+@pytest.fixture
+def mean(tiny):
+    """Eight steps with everything on: a bank, an estimated beta, built-in guidance."""
+    return replace(
+        tiny,
+        objective=replace(tiny.objective, kind="meanflow"),
+        meanflow=MeanFlowConfig(
+            beta="auto", velocity="stable", equal=0.5, guidance=1.5, mix=0.25, anchor=0.1
+        ),
+        optim=replace(tiny.optim, steps=8, schedule="constant", lr=1e-2),
+        run=replace(tiny.run, save_every=4, report_every=2, validate_every=4),
     )

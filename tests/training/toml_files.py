@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+from tests.host.server import PACK
+
+DIGITS = PACK / "training/configs/digits.toml"
+
 
 def configure(path: Path, **sections: dict) -> Path:
     """A TOML file."""

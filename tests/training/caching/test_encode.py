@@ -16,7 +16,6 @@ from sv_core.errors import InvalidInput
 from tests.training.picture_files import DIGITS, contents, write_digits, write_photos
 from training.caching import listing, plan
 from training.caching.encode import prepare
-from training.caching.lock import alone
 from training.config.prepare import PrepareConfig
 from training.data import format
 from training.data.cache import LatentCache
@@ -187,51 +186,6 @@ def test_a_finished_cache_is_left_alone(tmp_path, capsys):
     assert main(command) == 0 and shard.read_bytes() == whole
 
 
-def test_refusals_are_one_sentence_and_change_nothing(tmp_path, capsys, monkeypatch):
-    root, cache = write_digits(tmp_path / "digits", 20), tmp_path / "cache"
-    small = ["size=8", "channels=1"]
-
-    def refused(*settings, images=root, out=cache):
-        before = contents(out) if out.is_dir() else None
-        arguments = [x for s in settings for x in ("--set", s)]
-        assert main([str(images), str(out), *arguments]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("error: ") and said.count("\n") == 1
-        assert (contents(out) if out.is_dir() else None) == before
-        return said
-
-    assert "there is no folder" in refused(images=tmp_path / "nothing")
-    (tmp_path / "empty").mkdir()
-    assert "holds no pictures" in refused(images=tmp_path / "empty")
-    assert "unknown config key 'sise'" in refused("sise=8")
-    assert "size must be a whole number" in refused("size=big")
-    assert "give both, such as vae=FILE and family=SD" in refused("vae=x.safetensors")
-    assert "must be a multiple of 8 pixels" in refused("size=12", "vae=x", "family=sd")
-    assert "cannot read" in refused("size=16", "vae=x", "family=sd")
-    assert "name a new or an empty folder" in refused(*small, out=root)
-    (tmp_path / "file").write_text("")
-    assert "cannot write into" in refused(*small, out=tmp_path / "file" / "cache")
-
-    assert main([str(root), str(cache), "--set", small[0], "--set", small[1]]) == 0
-    capsys.readouterr()
-    assert "other settings (size = 8, now 16)" in refused("size=16", "channels=1")
-    assert "other settings (channels = 1, now 3)" in refused("size=8")
-    new = root / "0" / "new.png"
-    Image.new("L", (8, 8)).save(new)
-    assert "1 new, 0 gone, 0 changed (such as 0/new.png)" in refused(*small)
-    new.unlink()
-    changed = next(root.rglob("*.png"))
-    os.utime(changed, (0, 0))
-    assert "0 new, 0 gone, 1 changed" in refused(*small)
-    changed.unlink()
-    assert "0 new, 1 gone, 0 changed" in refused(*small)
-
-
-def test_a_number_that_is_no_choice_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"unknown channels 2 \(have: 1, 3\)"):
-        configure(["channels=2"])
-
-
 def test_too_small_a_disk_is_said_at_once_and_a_full_one_when_it_is(tmp_path, monkeypatch):
     root, cache = write_digits(tmp_path / "digits", 40), tmp_path / "cache"
     with monkeypatch.context() as patch:
@@ -249,10 +203,3 @@ def test_too_small_a_disk_is_said_at_once_and_a_full_one_when_it_is(tmp_path, mo
     assert done.returncode == 2
     assert "the disk is full (or a quota is reached)" in done.stderr.splitlines()[-1]
     assert prepare(root, cache, DIGITS).index.complete and len(LatentCache(cache)) == 40
-
-
-def test_two_runs_at_once_do_not_mix(tmp_path):
-    root, cache = write_digits(tmp_path / "digits", 20), tmp_path / "cache"
-    with alone(cache), pytest.raises(InvalidInput, match=r"another training\.prepare"):
-        prepare(root, cache, DIGITS)
-    assert prepare(root, cache, DIGITS).index.complete

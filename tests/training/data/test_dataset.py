@@ -18,14 +18,10 @@ from training.config.prepare import PrepareConfig
 from training.config.schema import DataConfig, ModelConfig
 from training.data import dataset as datasets
 from training.data.cache import LatentCache
-from training.data.format import LATENTS, CacheFolder
-from training.files import fingerprint, save_weights
+from training.files import save_weights
 from training.finetune import main
 from training.networks.sit import build
-from training.run.folder import RunFolder
 from training.run.loop import train
-from training.run.preview import Preview
-from training.run.reports import pooled, write_bins
 
 
 def records(config) -> list[dict]:
@@ -94,15 +90,6 @@ def test_what_a_person_should_know_is_said(aligned, charts, tmp_path, capsys):
     assert (Path(config.run.out) / "bins.png").exists()
 
 
-def test_a_dry_run_shows_the_alignment(aligned, tmp_path, capsys):
-    file = tmp_path / "config.toml"
-    file.write_text(dump(aligned))
-    assert main([str(file), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "dropped after training" in said and "alignment" in said
-    assert "8 x 1x8x8 (pixels) over 1 processes" in said
-
-
 def test_a_checkpoint_for_other_latents_is_refused(tiny, cache, tmp_path):
     dataset = LatentCache(cache)
     other = tmp_path / "latents.safetensors"
@@ -139,58 +126,3 @@ def test_a_damaged_shard_is_said_before_anything_is_written(aligned, cache):
     with pytest.raises(InvalidInput, match=r"one-00001\.safetensors cannot be read.*anew"):
         train(aligned)
     assert not Path(aligned.run.out).exists()
-
-
-@pytest.fixture
-def latents(pictures, tmp_path):
-    """A cache of a random VAE's latents, and the VAE's file."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(32,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )
-    save_weights(tmp_path / "vae.safetensors", vae.state_dict(), {})
-    config = PrepareConfig(size=32, vae=str(tmp_path / "vae.safetensors"), family="sd", batch=60)
-    prepare(pictures, tmp_path / "latents", config)
-    return tmp_path / "latents", tmp_path / "vae.safetensors"
-
-
-def test_latents_train_and_their_previews_go_through_their_own_vae(tiny, latents, tmp_path):
-    path, vae = latents
-    config = replace(
-        tiny,
-        model=replace(tiny.model, patch_size=2),
-        data=replace(tiny.data, cache=str(path)),
-        optim=replace(tiny.optim, steps=2),
-        run=replace(tiny.run, vae=str(vae)),
-    )
-    train(config)
-    with Image.open(Path(config.run.out) / "previews" / "000002.png") as picture:
-        assert picture.size == (10 * 33, 10 * 33) and picture.mode == "RGB"
-    other = tmp_path / "other.safetensors"
-    save_weights(other, {"x": torch.ones(1)}, {})
-    with pytest.raises(InvalidInput, match="is not the VAE that the cache was made with"):
-        Preview(LatentCache(path), other)
-    # The index names the VAE by its content, so a cache of another one cannot be resumed with.
-    folder = CacheFolder.open(path)
-    assert folder.index.settings["vae"] == fingerprint(vae)
-    further = replace(config, optim=replace(config.optim, steps=3))
-    for number in range(len(folder.index.shards())):
-        shard = folder.read(LATENTS, number)
-        folder.write(LATENTS, number, shard._replace(fingerprint="another"))
-    folder.update(settings=folder.index.settings | {"vae": "another"})
-    further = replace(further, run=replace(further.run, vae=None))
-    with pytest.raises(InvalidInput, match=r"learnt from other data \(another vae than"):
-        train(further, resume=True)
-
-
-def test_bins_are_pooled_by_their_samples(tmp_path):
-    first = {"count": [1, 3] + [0] * 6, "changed": [1.0, 0.0] + [None] * 6}
-    second = {"count": [3, 0] + [0] * 6, "changed": [0.0, None] + [None] * 6}
-    reports = [{"stable": first}, {"step": 2}, {"stable": second}]
-    assert pooled(reports, "changed") == [0.25, 0.0] + [None] * 6
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-    write_bins(RunFolder(tmp_path))
-    assert not (tmp_path / "bins.png").exists()  # nothing to draw

@@ -1,8 +1,7 @@
 """MeanFlow's targets, losses and reports in the trainer, against the formulas and closed forms."""
 
 import functools
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +16,9 @@ from sv_core.meanflow import (
     mean_velocity_target,
 )
 from sv_core.timesteps import logit_normal, time_pairs
+from tests.training.linear_field import Linear
 from training import rng
-from training.config.schema import MeanFlowConfig, RunConfig
+from training.config.schema import RunConfig
 from training.data import batches
 from training.data import dataset as datasets
 from training.engine.distributed import Processes
@@ -27,27 +27,6 @@ from training.objectives.base import Setup
 from training.objectives.build import build_objective
 from training.run.state import TrainState
 from training.run.step import Learner
-from training.run.validate import by_interval, one_call_gap
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """accelerate keeps one precision per process."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def mean_config(tiny):
-    """The tiny run with MeanFlow, half of its rows inside, and these keys of [meanflow]."""
-
-    def make(**keys):
-        objective = replace(tiny.objective, kind="meanflow")
-        config = MeanFlowConfig(**{"equal": 0.5} | keys)
-        return replace(tiny, objective=objective, meanflow=config)
-
-    return make
 
 
 def shake(tensors, scale: float, seed: int = 0) -> None:
@@ -170,30 +149,6 @@ def test_targets_in_bf16_are_within_two_percent(mean_config, derivative):
     assert 0 < error.max() < 0.02
 
 
-@dataclass
-class Linear:
-    """u(x, r, t) = a x + c t: J = (a (t - r) - 1) I, everything known in closed form."""
-
-    model: nn.Module
-    a: float
-    c: float = 0.0
-    shift: float = 1.0
-    span: tuple[float, float] = (0.0, 1.0)
-
-    def average_velocity(self, x, r, t, cond):
-        # 0 * weight: something to have a gradient.
-        return self.a * x + self.c * t.view(-1, 1, 1, 1) + 0 * self.model.weight
-
-    def velocity(self, x, t, cond):
-        return self.average_velocity(x, t, t, cond)
-
-    def forward_mode(self):
-        return nullcontext()
-
-    def on(self, model):
-        return self
-
-
 def linear_aim(config, monkeypatch, a: float, c: float = 0.0):
     dataset = datasets.load(config.data)
     state = TrainState(config, dataset, Processes(RunConfig(device="cpu")))
@@ -263,22 +218,3 @@ def test_differences_are_taken_without_the_networks_wrappers(mean_config, monkey
     config = replace(config, run=replace(config.run, precision="bf16"))
     outcome(config)
     assert seen == [True]
-
-
-def test_losses_by_interval():
-    r, t = torch.tensor([0.1, 0.5, 0.2, 0.9]), torch.tensor([0.1, 0.9, 0.4, 0.9])
-    losses = torch.tensor([1.0, 3.0, 4.0, 2.0])
-    assert by_interval(losses, r, t) == {"boundary": 1.5, "interior": 3.5}
-    assert by_interval(losses[1:3], r[1:3], t[1:3]) == {"boundary": None, "interior": 3.5}
-    assert by_interval(losses, t, t) == {}
-
-
-def test_the_one_call_gap_is_that_of_a_linear_field(mean_config):
-    """u = a x: one call leaves (1 - a) of the noise, eight leave (1 - a/8)^8."""
-    dataset = datasets.load(mean_config().data)
-    backbone = Linear(nn.Linear(1, 1), 0.5)
-    backbone.latent = dataset.latent
-    gap = one_call_gap(backbone, dataset)
-    noise = torch.randn(64, 1, 8, 8, generator=rng.generator(0, 0, "one call"))
-    expected = ((0.5 - (1 - 0.5 / 8) ** 8) * noise).square().mean().item()
-    assert gap == pytest.approx(expected, rel=1e-4)

@@ -27,20 +27,6 @@ from training.sampling.pictures import sample_calls
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def mean(tiny):
-    """Eight steps with everything on: a bank, an estimated beta, built-in guidance."""
-    return replace(
-        tiny,
-        objective=replace(tiny.objective, kind="meanflow"),
-        meanflow=MeanFlowConfig(
-            beta="auto", velocity="stable", equal=0.5, guidance=1.5, mix=0.25, anchor=0.1
-        ),
-        optim=replace(tiny.optim, steps=8, schedule="constant", lr=1e-2),
-        run=replace(tiny.run, save_every=4, report_every=2, validate_every=4),
-    )
-
-
 def records(config) -> list[dict]:
     lines = (Path(config.run.out) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -186,13 +172,6 @@ def test_what_cannot_be_is_said_in_one_line(mean, tmp_path, capsys, settings, wo
     assert main([str(file), "--dry-run", *arguments]) == 2
     said = capsys.readouterr()
     assert words in said.err and said.err.count("\n") == 1 and not said.out
-
-
-def test_a_dry_run_computes_a_loss(mean, tmp_path, capsys):
-    file = tmp_path / "config.toml"
-    file.write_text(dump(mean))
-    assert main([str(file), "--dry-run"]) == 0
-    assert "(meanflow)" in capsys.readouterr().out
 
 
 WORKER = """

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from sv_core.errors import InvalidInput
-from training.caching.captions import Variants
 from training.caching.listing import scan
 
 
@@ -55,24 +54,6 @@ def test_captions_that_cannot_be_used_are_said(tmp_path):
     assert listing.aside.pop("empty.png") == "its caption empty.txt is empty"
     assert set(listing.aside) == {"latin.png", "utf16.png", "no mark.png"}
     assert all("is not UTF-8 text: save it as UTF-8" in why for why in listing.aside.values())
-
-
-def test_each_line_is_a_caption_of_the_same_picture():
-    lines = Variants("lines")
-    assert lines.of("a cat\n\n  on a mat \na cat\n", "x") == ["a cat", "on a mat"]
-    assert Variants().of("a cat\non a mat", "x") == ["a cat\non a mat"]
-
-
-def test_tags_are_shuffled_but_for_the_first():
-    tags = Variants("tags", number=50, keep=2)
-    captions = tags.of("sks, cat, a,b , c,,d", "x.png")
-    assert captions[0] == "sks, cat, a, b, c, d"
-    assert all(c.startswith("sks, cat, ") for c in captions)
-    assert len(captions) == len(set(captions)) > 10  # of 24
-    assert {frozenset(c.split(", ")) for c in captions} == {frozenset(captions[0].split(", "))}
-    assert tags.of("sks, cat, a,b , c,,d", "x.png") == captions
-    assert tags.of("sks, cat, a,b , c,,d", "y.png") != captions
-    assert Variants("tags", keep=9).of("a, b", "x") == ["a, b"]
 
 
 def test_repeats_masks_and_videos(tmp_path):
