@@ -38,14 +38,15 @@ class Setting(NamedTuple):
 
 
 def preset_names() -> list[str]:
-    """The families that the paper has a setting for."""
+    """The families for which the paper has a setting."""
     return [family.name for family in families.having("sampling")]
 
 
 def setting_of(name: str) -> tuple[str, Setting]:
-    """A family's name and its setting, by any spelling. Raises InvalidInput, in words, for others.
+    """A family's name and the paper's setting for it, by any of its spellings.
 
-    A workflow of before may say Wan2.2, which is one setting for both of its models.
+    Older workflows contain Wan2.2, which is one setting for both of its models. Raises InvalidInput
+    for a name without a setting.
     """
     family = families.find(name)
     if family is None or family.sampling is None:

@@ -5,10 +5,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sv_core.errors import InvalidInput
 from ..sv_core.schedules import THINNING_RULES
 from . import schema
-from .checks import PAPER_SPLIT, flow_grid
+from .checks import PAPER_SPLIT, first_complaint, flow_grid
 from .grids import (
     AUTO,
     MANUAL,
@@ -165,13 +164,9 @@ class RegimeSplitScheduler(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, preset: str | None = None) -> bool | str:
-        """Takes a family's earlier spellings too; what comes through a link is None here."""
-        try:
-            if preset not in (None, AUTO, MANUAL):
-                setting_of(preset)
-        except InvalidInput as e:
-            return str(e)
-        return True
+        """Without it the host would refuse a family's earlier spellings, which are not listed."""
+        named = None if preset in (AUTO, MANUAL) else preset
+        return first_complaint((setting_of, named))
 
     @classmethod
     def execute(

@@ -1,9 +1,9 @@
-"""What is known of each family of flow models: one record each, and no other list of families.
+"""The families of flow models: one record with everything about each, and no other list of them.
 
 Presets, checks, caches, text, training, embedders of intervals and memory estimates all read these
-records. docs/adding_a_family.md goes through one. Records hold strings and numbers only: functions
-that walk a network, or speak to ComfyUI, stand in the rooms that use them and are told by a record
-where to look.
+records. docs/adding_a_family.md explains one. Records hold strings and numbers only: the functions
+that search a network, or call ComfyUI, are in the rooms that use them, and take names of attributes
+and classes from a record.
 """
 
 import math
@@ -39,7 +39,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """One text encoder, known by a tensor that its file has, that tensor's first size, and lacks.
+    """One text encoder, recognised by a tensor in its file, that tensor's size, and one it lacks.
 
     ``sign`` is in the encoder's last block, so that a smaller one is not taken for it.
     """
@@ -52,9 +52,9 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class Text:
-    """How a family is told its text. ``kind`` is a name of ComfyUI's CLIPType.
+    """The text encoders of a family. ``kind`` is a name of ComfyUI's CLIPType.
 
-    ``literal``: its own template already takes brackets as they are; others are asked to.
+    ``literal``: its template already takes brackets literally; for others that is switched on.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Size:
-    """The published network in numbers of weights, not bytes: what memory estimates ask.
+    """The published network in numbers of weights, not bytes, for memory estimates.
 
     ``rest`` is outside the blocks, ``blocks`` of each block in order; ``features`` is the sum of
     in + out of the blocks' linear layers: the weights of a LoRA of rank 1.
@@ -105,15 +105,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Family:
-    """One family of models. What is None is not known of it, and not offered.
+    """One family of models. What needs a field that is None is not offered for it.
 
     ``name`` is the one spelling, for users and in code; ``aliases`` are what files, workflows and
     configurations of earlier versions hold, and stay readable. ``hosts`` are ComfyUI's classes of
     the whole model. ``kind`` says what its latents are: ``pictures`` (b, c, h, w), pictures as
     videos of ``one frame`` (b, c, 1, h, w), or ``video``, of which ``stride`` frames become one of
     the latent's after the first. ``boundary`` is the noise level at which a high-noise expert hands
-    over to a low-noise one. ``time_embedding`` is the part of its network whose output the
-    embedding of an interval joins.
+    over to a low-noise one. ``time_embedding`` is the part of its network to whose output the
+    embedding of an interval is added.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Family:
         return self.kind == "video"
 
     def answers_to(self, name: str) -> bool:
-        """Whether a file or a user that says ``name`` means this family."""
+        """Whether ``name``, from a file or a user, is this family's name or an alias of it."""
         return name == self.name or name in self.aliases
 
 
@@ -206,7 +206,7 @@ SD35 = Family(
         width="hidden_size",
         context="context_embedder.in_features",
         pooled="y_embedder.mlp.0.in_features",
-        # Two blocks, as the last one differs; the width is 64 times the depth that is said.
+        # Two blocks, as the last one differs; the width is 64 times the depth given here.
         tiny={
             "depth": 1,
             "num_blocks": 2,
@@ -312,32 +312,32 @@ WAN22_5B = replace(
 )
 
 FAMILIES = (SD, SDXL, FLUX, FLUX2, SD35, QWEN_IMAGE, WAN22_14B, WAN22_5B)
-"""Every family, in the order of the menus; the first one that answers to a name has it."""
+"""Every family, in the order of the menus; a name belongs to the first one that answers to it."""
 
 
 def find(name: str | None) -> Family | None:
-    """The family that a name or an alias means, None for any other; also of the cache's kinds."""
+    """The family of a name, an alias or a cache's kind of latents; None for others."""
     return next((f for f in FAMILIES if name is not None and f.answers_to(name)), None)
 
 
 def of_host(classes: Iterable[str]) -> Family | None:
-    """The family of ComfyUI's model, by the names of its class and of those above, in order."""
+    """The family of ComfyUI's model, by the names of its class and its base classes in order."""
     return next((f for name in classes for f in FAMILIES if name in f.hosts), None)
 
 
 def having(part: str) -> list[Family]:
-    """Families of which a part of the record, such as ``text``, is known."""
+    """The families whose record has a part such as ``text``."""
     return [family for family in FAMILIES if getattr(family, part) is not None]
 
 
 def names(part: str, last: str = ", ") -> str:
-    """Those families' names in a sentence: A, B and C for ``last`` " and "."""
+    """The names of the families that have a part, as "A, B and C" for ``last`` " and "."""
     *first, end = [family.name for family in having(part)]
     return last.join([", ".join(first), end]) if first else end
 
 
 def latents(name: str | None) -> LatentSpec:
-    """What the VAE of a family makes. Raises InvalidInput, in one sentence, for an unknown one."""
+    """The latents of a family's VAE. Raises InvalidInput for an unknown family."""
     family = find(name)
     if family is None or family.latent is None:
         raise InvalidInput(f"unknown family {name!r} (have: {names('latent')})")
@@ -345,7 +345,7 @@ def latents(name: str | None) -> LatentSpec:
 
 
 def spelled(name: str) -> str:
-    """The one spelling of a family's name or alias; other names as they are."""
+    """The name of the family that a name or an alias belongs to; other names unchanged."""
     family = find(name)
     return name if family is None else family.name
 
