@@ -1,4 +1,4 @@
-"""The functions for parts of a schema make what the host's own classes make."""
+"""The parts of the schemas: a widget is of its default's type, and has its limits and its text."""
 
 from importlib import import_module
 
@@ -8,8 +8,23 @@ from comfy_api.latest import io
 from tests.nodes.loaded_pack import NAME
 
 pytestmark = pytest.mark.inside
-
 schema = import_module(".nodes.schema", NAME)
+
+
+def test_a_choice_offers_its_options_in_their_order():
+    made = schema.choice("c", (name for name in "bac"), "why", default="a")
+    assert made.options == ["b", "a", "c"] and made.default == "a"
+
+
+def test_an_output_is_known_by_its_name_in_capitals():
+    made = schema.output(io.Sigmas, "high", "why")
+    assert (made.id, made.display_name, made.tooltip) == ("HIGH", "high", "why")
+
+
+def test_the_shared_widgets_are_the_papers():
+    assert schema.split_input("why").default == 0.85
+    boundary = schema.boundary_input(" More.")
+    assert boundary.default == 0 and boundary.tooltip.endswith("one expert. More.")
 
 
 def test_a_number_is_a_float_or_an_int_by_its_default():
