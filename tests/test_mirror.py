@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sv_core", "nodes", "training")
 WHOLE = {
     "nodes/test_pack.py": "the pack as ComfyUI loads it",
-    "training/test_comfy_families.py": "a ninth family, from its record to its preset",
+    "training/networks/comfy/test_new_family.py": "a ninth family, from its record to its preset",
 }
 """Tests of several modules at once. Those of all packages are in tests/ and in tests/host/."""
 
