@@ -1,4 +1,4 @@
-"""The trainer: from data to checkpoints. Imports sv_core; what knows ComfyUI says so in its name.
+"""The trainer: from data to checkpoints. Imports sv_core; only files called comfy know ComfyUI.
 
 commands    prepare, finetune, sample; demo and toy (packages with a __main__)
 config/     the keys of a run and of a preparation, how they are read, what must hold between them
@@ -6,7 +6,7 @@ caching/    from a folder of pictures or videos to a latent cache
 encoders/   the networks that pictures and captions go through on their way there
 data/       the files of a cache, and the batches and references that a run reads
 networks/   what can be trained: SiT, and in comfy/ whatever ComfyUI loads; lora.py changes either
-objectives/ what is learnt: velocity, average velocity, alignment; the bank of references
+objectives/ what a network is trained to predict: velocity, average velocity; alignment; the bank
 engine/     how a step is computed: processes, optimisers, offloading, compilation, memory
 run/        the loop, one step, state, checkpoints, validation, previews, reports
 sampling/   pictures of a network, while it trains and afterwards
@@ -15,6 +15,6 @@ files, rng, prefetch   files written whole, randomness by purpose, reading ahead
 
 import os
 
-# Set before torch starts its threads: waiting threads then sleep. Where they spin instead, a second
-# busy program on the machine makes each small operation wait for a core (15 times slower).
+# Set before torch starts its threads: waiting threads then sleep. If they spun instead, a second
+# busy program on the machine would make each small operation wait for a core (15 times slower).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""The edge of every command: a person's mistake is one sentence, a defect of ours a report."""
+"""What every command does with errors: a user's mistake is one sentence, a defect is a report."""
 
 import argparse
 import errno
@@ -20,11 +20,11 @@ _OUTSIDE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
     errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.EPIPE,
 )  # fmt: skip
-"""What disks and systems refuse. That a file is not there can as well be a mistake of ours."""
+"""Errors of the disk or the system. A missing file is not among them: it may be our own defect."""
 
 
 def nothing(*_: object) -> None:
-    """No further explanation, no folder."""
+    """The default for what a command does not give: no explanation, no folder."""
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +41,10 @@ def guard(
     explain: Callable[[Exception], str | None] = nothing,
     folder: Callable[[], Path | None] = nothing,
 ) -> int:
-    """Run a command; its exit code: 2 for what a person can mend, 1 for a defect, 130 for Ctrl-C.
+    """Run a command; its exit code: 2 for an error of the user, 1 for a defect, 130 for Ctrl-C.
 
-    ``smaller`` says how to need less memory, ``explain`` is asked first about any other exception
-    than InvalidInput, ``folder`` is where the log of a defect may lie.
+    ``smaller`` returns how to need less memory. ``explain`` is called first for any exception other
+    than InvalidInput and returns a sentence or None. ``folder`` returns where a defect's log goes.
     """
     try:
         return run()
@@ -66,8 +66,10 @@ def guard(
 
 
 def _known(e: Exception, options: argparse.Namespace) -> str | None:
-    """What the system, the memory or the numbers of a run refuse, in words; None for a defect."""
-    if isinstance(e, FloatingPointError):  # neither Python nor torch raises it: it is in words
+    """A sentence for errors of the system, the memory or a run's numbers; None for a defect."""
+    if isinstance(
+        e, FloatingPointError
+    ):  # neither Python nor torch raises it, so its text is our sentence
         return str(e)
     if isinstance(e, torch.OutOfMemoryError):
         return "the GPU's memory is full"
@@ -84,7 +86,7 @@ def _is_memory(e: Exception) -> bool:
 
 
 def _named(filename: object, options: argparse.Namespace) -> bool:
-    """Whether a path stands on the command line, or has to be there for one that does."""
+    """Whether a path is on the command line, or is a parent folder of one that is."""
     if not isinstance(filename, str | os.PathLike):
         return False
     given = [value for value in vars(options).values() if isinstance(value, Path)]
@@ -92,13 +94,13 @@ def _named(filename: object, options: argparse.Namespace) -> bool:
 
 
 def _speaks(e: Exception) -> bool:
-    """Whether this process of several prints: what all of a machine come to alike, one says."""
+    """Whether this process prints: an error that all of a machine have is printed by one."""
     alike = isinstance(e, InvalidInput | FloatingPointError) and not isinstance(e, OSError)
     return not alike or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _report(e: Exception, options: argparse.Namespace, folder: Callable[[], Path | None]) -> None:
-    """One line, then the traceback, which a folder of the command's own keeps as well."""
+    """Print one line and the traceback, and append both to the log in the command's folder."""
     trace = "".join(traceback.format_exception(e))
     log = _keep(trace, folder)
     config = getattr(options, "config", None)
@@ -113,7 +115,7 @@ def _report(e: Exception, options: argparse.Namespace, folder: Callable[[], Path
 
 
 def _keep(trace: str, folder: Callable[[], Path | None]) -> Path | None:
-    """Append to the folder's log; where, or None when there is no folder to write into."""
+    """Append to the folder's log; returns its path, or None when there is no folder to write to."""
     try:
         place = folder()
         if place is None or not place.is_dir():
@@ -124,5 +126,5 @@ def _keep(trace: str, folder: Callable[[], Path | None]) -> Path | None:
         with open(place / LOG, "a", encoding="utf-8") as file:
             file.write(f"{stamp}, {machine}\n{' '.join(sys.argv)}\n{trace}\n")
         return place / LOG
-    except Exception:  # what failed may be what finds the folder; the report comes first
+    except Exception:  # finding the folder may be what failed; the report must still be printed
         return None

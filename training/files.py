@@ -20,7 +20,7 @@ _TEMPORARY = ".partial"
 
 
 class _Watched:
-    """A file that remembers why a write failed: torch.save reports only that it did."""
+    """A file that keeps the reason why a write failed: torch.save only reports that it failed."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -81,7 +81,7 @@ def _in_words(e: OSError, path: Path) -> Unavailable:
 
 
 def interval_path(weights: Path) -> Path:
-    """Where the embedder of intervals is that belongs to a file of weights or of a LoRA."""
+    """The path of the interval embedder that belongs to a file of weights or of a LoRA."""
     return weights.with_name(f"{weights.stem}-interval.safetensors")
 
 

@@ -46,14 +46,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def failure(options: argparse.Namespace, e: Exception) -> str | None:
-    """Why numbers were not finite or a network did not compile, in one sentence; None: as it is."""
+    """One sentence why numbers were not finite or a network did not compile; else None."""
     if isinstance(e, FloatingPointError):
         return damaged(load(options.config, options.set))
     # Only a run that compiles has this module loaded, and loading it takes seconds.
     dynamo = sys.modules.get("torch._dynamo.exc")
     if dynamo is not None and isinstance(e, dynamo.TorchDynamoException):
-        said = " ".join(str(e).split("\n")[:2]) or type(e).__name__  # where, and what
-        return f"run.compile failed ({said}): leave it out"
+        reason = " ".join(str(e).split("\n")[:2]) or type(e).__name__  # where, and what
+        return f"run.compile failed ({reason}): leave it out"
     return None
 
 
@@ -64,7 +64,7 @@ def begun(options: argparse.Namespace) -> Path | None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train; the exit code, 130 for a run that was stopped."""
+    """Train; returns the exit code, 130 for a run that was stopped."""
     config = load(options.config, options.set)
     if options.dry_run:
         dry_run(config)

@@ -4,7 +4,7 @@
 
 A layer is whatever has ``in_features``, ``out_features`` and a matrix: torch's, ComfyUI's, and its
 scaled-fp8 ones, which are no ``nn.Linear``. Its forward is replaced on the instance, so names of
-weights stay, and what the layer does (casting, scales, patches) stays its own affair.
+weights stay, and the layer still does its own casting, scaling and patching.
 """
 
 import math
@@ -29,7 +29,7 @@ _SPELLINGS = (("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.
 class Adapter(nn.Module):
     """x (..., in), y (..., out) -> y + alpha/rank B A dropout(x), in the dtypes of x and y.
 
-    The matrices are float32 whatever the layer is of: an update is far smaller than bf16's steps.
+    The matrices are float32 whatever the layer's dtype: an update is far smaller than bf16's steps.
     A is uniform on +-1/sqrt(in) and B is 0, so that training begins at the base network.
     """
 
@@ -53,7 +53,7 @@ class Adapter(nn.Module):
 
 
 class Layer(nn.Module):
-    """What an addition can join, by its attributes: a type for the checker, never made."""
+    """A layer that an addition can join, by its attributes: for the type checker only."""
 
     in_features: int
     out_features: int
@@ -125,7 +125,7 @@ def inject(
 
 
 def remove(module: nn.Module) -> None:
-    """The base network again; its weights stay frozen."""
+    """Take all additions out: the base network is left, with frozen weights."""
     for name in adapters(module):
         layer = module.get_submodule(name)
         del layer.lora, layer.forward
@@ -218,7 +218,7 @@ def load_state_dict(
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """What can be added to, by name: maps of features with a matrix (not banks of experts)."""
+    """Layers that can have an addition, by name: linear maps with one matrix (no experts)."""
     for name, layer in module.named_modules():
         if _fits(layer):
             yield name, layer
@@ -231,14 +231,14 @@ def _fits(layer: nn.Module) -> TypeGuard[Layer]:
 
 
 def _blocks(module: nn.Module) -> list[str]:
-    """The beginnings of the names of what is in the network's lists of blocks."""
+    """The prefixes of the names of everything in the network's lists of blocks."""
     return [f"{name}." for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
 
 
 def _matching(
     module: nn.Module, layers: Mapping[str, nn.Module], pattern: str, option: str
 ) -> list[str]:
-    """The names that a pattern fits, wholly or at the end. Raises InvalidInput for none."""
+    """The names that a pattern matches, in whole or at the end. Raises InvalidInput if none."""
     names = [n for n in layers if fnmatchcase(n, pattern) or fnmatchcase(n, f"*.{pattern}")]
     if names:
         return names

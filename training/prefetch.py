@@ -1,4 +1,4 @@
-"""Reading many files ahead of their use, and telling a damaged file from a disk that is gone."""
+"""Reading many files ahead of their use, and telling damaged files from a failed disk."""
 
 import errno
 from collections import deque
@@ -17,7 +17,7 @@ _GONE = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 def ahead(
     pool: ThreadPoolExecutor, function: Callable[[A], B], tasks: Iterable[A], depth: int
 ) -> Iterator[B]:
-    """function(task) of each task in order, computed up to ``depth`` ahead of who asks."""
+    """function(task) of each task in order, computed up to ``depth`` tasks ahead of the caller."""
     waiting: deque = deque()
     for task in tasks:
         waiting.append(pool.submit(function, task))
@@ -28,15 +28,15 @@ def ahead(
 
 
 def attempt(task: tuple[Path, Callable[[Path], B]]) -> B | str:
-    """What a reader makes of a file, or why the file is damaged.
+    """The result of a reader for a file, or a sentence why the file is damaged.
 
-    Raises Unavailable, in one sentence, when not the file fails but the disk: to skip all
-    that an unplugged disk holds would make a cache of nothing.
+    Raises Unavailable, in one sentence, when the disk fails and not the file: skipping every file
+    of an unplugged disk would leave an empty cache.
     """
     path, read = task
     try:
         return read(path)
-    except Exception as e:  # on damaged bytes decoders raise whatever comes
+    except Exception as e:  # on damaged bytes decoders raise all kinds of exceptions
         if isinstance(e, OSError) and e.errno in _GONE:
             raise Unavailable(
                 f"cannot read {path}: {e.strerror}; finished shards are kept, put the pictures "
@@ -49,9 +49,9 @@ def attempt(task: tuple[Path, Callable[[Path], B]]) -> B | str:
 
 
 def _ours(e: Exception) -> bool:
-    """Whether it is a defect here, not damaged bytes: raised in our own lines, and not in words.
+    """Whether an exception is our own defect and not damaged bytes: raised in our own code.
 
-    A file without a single frame ends an iterator in our lines, too.
+    InvalidInput and OSError are not; nor is StopIteration: a file without a frame raises it here.
     """
     trace = e.__traceback__
     while trace and trace.tb_next:

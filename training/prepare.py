@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def configure(assignments: Iterable[str]) -> PrepareConfig:
-    """Raises InvalidInput, in one sentence, for what is no known key with a value it can have."""
+    """Raises InvalidInput, in one sentence, for an unknown key or a value that it cannot have."""
     table: dict[str, Any] = {}
     for assignment in assignments:
         override(table, assignment)
@@ -73,7 +73,7 @@ def require_host(config: PrepareConfig) -> None:
 
 
 def report(path: Path, outcome: Outcome, seconds: float) -> None:
-    """What the cache holds, what it lacks, how long it took."""
+    """Print what the cache holds, what was skipped, and how long it took."""
     index, cache = outcome.index, LatentCache(path)
     captions = index.settings["layout"] == "captions"
     kept = len(index.paths) - len(index.skipped)
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def smaller(options: argparse.Namespace) -> str:
-    """What needs less memory."""
+    """How to need less memory, for the message when it is full."""
     batch = configure(options.set).batch
     return f"lower batch (it is {batch})" if batch > 1 else "set device=cpu"
 

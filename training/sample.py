@@ -27,10 +27,6 @@ from .networks.sit import load as load_backbone
 from .sampling.batch import MEANFLOW, SAMPLERS, Order, Studio, draw_grid
 from .sampling.parts import NPZ, SETTINGS, begin, join, part_path
 
-"""The pictures of the grid: the first ones."""
-"""``stable`` runs on the paper's thinned grid, the others on all of ``steps``."""
-"""One average velocity per step: what SAMPLERS, functions of a velocity, cannot be."""
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -66,7 +62,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def parse_classes(text: str, count: int) -> list[int]:
-    """``0-9,207`` or ``all``. Raises InvalidInput for what is none of ``count``."""
+    """Read ``0-9,207`` or ``all``. Raises InvalidInput for a class outside 0 .. ``count`` - 1."""
     if text == "all":
         return list(range(count))
     found: list[int] = []
@@ -82,7 +78,7 @@ def parse_classes(text: str, count: int) -> list[int]:
 
 
 def make_order(options: argparse.Namespace, sit: SiTConfig) -> Order:
-    """What is asked of a network. Raises InvalidInput, in one sentence, for what cannot be."""
+    """The command line as an order to a network. Raises InvalidInput when it cannot be met."""
     sampler = options.sampler or (MEANFLOW if sit.interval else "euler")
     if sampler == MEANFLOW and not sit.interval:
         raise InvalidInput(
@@ -112,7 +108,7 @@ def make_order(options: argparse.Namespace, sit: SiTConfig) -> Order:
         seed=options.seed,
         batch=options.batch,
     )
-    order.grid()  # says what is wrong with split and low_steps
+    order.grid()  # raises InvalidInput for a wrong split or low_steps
     return order
 
 
@@ -141,7 +137,7 @@ def open_studio(options: argparse.Namespace) -> Studio:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make what is missing."""
+    """Make the pictures that are missing."""
     studio = open_studio(options)
     order = make_order(options, studio.backbone.config)
     settings = json.loads(json.dumps(vars(order))) | {

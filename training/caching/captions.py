@@ -1,4 +1,4 @@
-"""Captions: what a .txt says of its picture, and the variants that are made of it."""
+"""Captions: reading a picture's .txt, and making several captions of it."""
 
 from pathlib import Path
 from random import Random
@@ -18,7 +18,7 @@ class Variants(NamedTuple):
     keep: int = 1
 
     def of(self, text: str, name: str) -> list[str]:
-        """The distinct captions, the first one first. The shuffles are the ``name``'s own."""
+        """The distinct captions, the unshuffled one first. Shuffles depend on ``name`` alone."""
         if self.kind == "lines":
             captions = [line.strip() for line in text.splitlines() if line.strip()]
         elif self.kind == "tags":
@@ -37,7 +37,7 @@ ONE = Variants()
 
 
 def read(file: Path | None) -> tuple[str | None, str]:
-    """(the text, or None; then why there is none). A byte order mark is left out."""
+    """(text, "") or (None, the reason why there is none). A byte order mark is left out."""
     if file is None:
         return None, "it has no .txt caption"
     try:

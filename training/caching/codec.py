@@ -1,4 +1,4 @@
-"""Pictures in, latents and features out: the networks that a cache is made with."""
+"""The networks that make a cache: from pictures to latents and features."""
 
 import contextlib
 import importlib.util
@@ -23,7 +23,7 @@ from ..networks.comfy.folder import find
 
 
 def device_of(config: PrepareConfig) -> torch.device:
-    """Where the networks compute. Raises InvalidInput when the device is not there."""
+    """The device of the networks. Raises InvalidInput when it is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput("device is cuda, but torch sees no such GPU: use auto or cpu")
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -57,7 +57,7 @@ class Codec:
                 part.model.to(self.device)
 
     def close(self) -> None:
-        """Give the networks' memory back, for others."""
+        """Free the networks' memory."""
         if isinstance(self.vae, HostVae):
             self.vae.close()
         self.vae = self.encoder = None
@@ -73,7 +73,7 @@ class Codec:
         """(b, c, h, w) bytes -> (b, views, c, h', w'), and into ``sums`` the latents' moments."""
         if self.vae is None:
             return torch.stack([images, images.flip(-1)][: self.views], 1)
-        # ComfyUI has its weights in bfloat16 by then, and knows where it must not compute so.
+        # ComfyUI has already converted the weights to bfloat16, and knows where to compute finer.
         cast = self.bf16 and not isinstance(self.vae, HostVae)
         means = []
         for view in self._each_view(images):
@@ -123,7 +123,7 @@ class Codec:
 def open_vae(
     path: Path, latent: LatentSpec, comfy: str | None, device: torch.device, bf16: bool = False
 ) -> Vae | HostVae:
-    """By diffusers where it can, by ComfyUI where only that can or its folder is named.
+    """Open a VAE by diffusers, or by ComfyUI where only that can read it or its folder is named.
 
     Raises InvalidInput, in one sentence, for another family's file or a damaged one.
     """
@@ -138,7 +138,7 @@ def open_vae(
 
 
 def _half(x: Tensor, what: str) -> Tensor:
-    """As float16, which must hold it. Raises FloatingPointError, in one sentence."""
+    """As float16. Raises FloatingPointError, in one sentence, when that is not finite."""
     x = x.half().cpu()
     if not torch.isfinite(x).all():
         raise FloatingPointError(

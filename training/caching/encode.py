@@ -1,4 +1,4 @@
-"""Making a cache, or what of it is missing: shard after shard, each written whole.
+"""Making a cache, or its missing parts: shard after shard, each written whole.
 
 First the pictures, then the text: the VAE and the text encoders are never in memory together.
 """
@@ -33,7 +33,7 @@ from .plan import check, list_pictures, make_plan, require_same_plan, settings_o
 
 @dataclass(frozen=True)
 class Outcome:
-    """The index at the end; how many pictures were encoded, and whether nothing was to do at all.
+    """The index at the end, how many pictures were encoded, whether all was finished before.
 
     ``texts`` is how many files of text were made.
     """
@@ -77,7 +77,7 @@ def _run(root: Path, folder: CacheFolder, config: PrepareConfig) -> Outcome:
     if not jobs and not texts and folder.index.complete:
         return Outcome(folder.index, 0, True)
     todo = _pictures(root, folder, config, jobs, encoder)
-    encoder = None  # its memory is the text encoders' now
+    encoder = None  # free its memory for the text encoders
     found = _collect(folder)
     if texts:
         assert config.family is not None
@@ -91,7 +91,7 @@ def _run(root: Path, folder: CacheFolder, config: PrepareConfig) -> Outcome:
 
 
 def _announce_features(folder: CacheFolder, config: PrepareConfig) -> dinov2.Encoder | None:
-    """The encoder that is asked for, its features announced in the index."""
+    """Load the configured encoder and enter its features in the index."""
     if not config.encoder:
         return None
     encoder = dinov2.load(Path(config.encoder))
@@ -104,13 +104,13 @@ def _announce_features(folder: CacheFolder, config: PrepareConfig) -> dinov2.Enc
             f"{known.patch_size}): use the same file and patch_size again, or another folder"
         )
     if known is None:
-        # Unfinished until every shard has them: a reader must not find half.
+        # Not complete until every shard has them: a reader must not find a part.
         folder.update(complete=False, features=features | {encoder.name: spec})
     return encoder
 
 
 def _require_whole_features(folder: CacheFolder, encoder: dinov2.Encoder | None) -> None:
-    """Those of all other encoders must be finished."""
+    """Check that the features of all other encoders are complete. Raises InvalidInput."""
     for other in folder.index.features.keys() - {encoder.name if encoder else None}:
         if any(job.features for job in folder.missing(other)):
             raise InvalidInput(
@@ -120,7 +120,7 @@ def _require_whole_features(folder: CacheFolder, encoder: dinov2.Encoder | None)
 
 
 def _announce_text(folder: CacheFolder, config: PrepareConfig) -> None:
-    """Announce the text that is asked for in the index."""
+    """Enter the configured text in the index."""
     spec = None
     if config.text:
         files = sorted(fingerprint(Path(file)) for file in config.text)
@@ -136,7 +136,7 @@ def _announce_text(folder: CacheFolder, config: PrepareConfig) -> None:
             f"{folder.path} has text of other encoders, or of another template than "
             f"{spec.template!r}: use the same again, or another folder"
         )
-    # Unfinished until all of it is there: a reader must not find half.
+    # Not complete until all of it is there: a reader must not find a part.
     folder.update(complete=False, text=spec)
 
 
@@ -147,7 +147,7 @@ def _pictures(
     jobs: list[Job],
     encoder: dinov2.Encoder | None,
 ) -> int:
-    """Make these shards of latents and features; how many pictures they hold."""
+    """Make these shards of latents and features; returns how many pictures they hold."""
     if not jobs:
         return 0
     folder.require_space(jobs, encoder.name if encoder else None)
@@ -206,7 +206,7 @@ def _make(folder: CacheFolder, job: Job, codec: Codec, decoded: Iterator[Any], b
 
 
 def _kinds(folder: CacheFolder, job: Job, codec: Codec) -> list[str]:
-    """What a job is to make. Masks come before the latents: these alone are no whole shard."""
+    """What a job has to make. Masks come first: latents without them are no complete shard."""
     kinds = []
     if job.latents:
         kinds = [MASKS, LATENTS] if "masks" in folder.index.settings else [LATENTS]
@@ -217,7 +217,7 @@ def _kinds(folder: CacheFolder, job: Job, codec: Codec) -> list[str]:
 
 
 def _encoded(kind: str, taken: list[Taken], codec: Codec, sums: dict[str, float]) -> Tensor:
-    """One kind of rows of these pictures; the latents' moments are added into ``sums``."""
+    """The rows of one kind for these pictures; the latents' moments are added to ``sums``."""
     if kind == MASKS:
         return codec.masks(torch.stack([one.mask for one in taken if one.mask is not None]))
     pixels = torch.stack([one.pixels for one in taken])
@@ -229,7 +229,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _collect(folder: CacheFolder) -> dict[str, Any]:
-    """What the shards say, as fields of the index; what was skipped is also listed in a file."""
+    """The shards' sums and skipped pictures as fields of the index; the latter also in a file."""
     index = folder.index
     skipped = {k: v for k, v in index.skipped.items() if index.bucket[int(k)] < 0}
     sums: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""A picture's shape and its pixels: upright, cropped to a bucket, with its mask if it has one."""
+"""Reading a picture: its shape, its pixels upright and cropped to a bucket, its mask."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ def aspect_buckets(size: int, step: int, max_aspect: float) -> list[tuple[int, i
     }
     both = tops | {(width, height) for height, width in tops}
     kept = [b for b in both if max(b) <= max_aspect * min(b)]
-    # Of a ratio that occurs twice only the larger: 512x256 makes 256x128 pointless.
+    # Of two buckets with the same ratio only the larger: with 512x256, 256x128 is of no use.
     largest: dict[float, tuple[int, int]] = {}
     for height, width in sorted(kept):
         largest[height / width] = (height, width)
@@ -75,10 +75,10 @@ def pixels(path: Path, bucket: tuple[int, int], channels: int) -> Tensor:
 
 
 def mask(path: Path, bucket: tuple[int, int], shape: tuple[int, int] | None = None) -> Tensor:
-    """What of a picture counts, as (1, height, width) bytes: 255 wholly, 0 not at all.
+    """How much each pixel counts, (1, height, width) bytes: 255 in full, 0 not at all.
 
     With the picture's own ``shape`` (height, width) the file is its mask, white where it counts,
-    and is laid over it whatever its size; without, the picture's own transparency says it.
+    scaled to that shape; without it the mask is the picture's own opacity.
     """
     with Image.open(path) as file:
         image = _upright(file)

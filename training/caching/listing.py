@@ -1,4 +1,4 @@
-"""What lies in a folder of pictures or videos: which take part, and under which condition."""
+"""Listing a folder of pictures or videos: which are used, each with its condition."""
 
 import os
 import re
@@ -15,21 +15,21 @@ from .captions import ONE, Variants
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".gif")
 FRAMES = ".frames"
-"""What the name of a folder ends with whose pictures are the frames of one video."""
+"""The suffix of a folder whose pictures are the frames of one video."""
 SPLITS = {
     "train": "train", "training": "train",
     "val": "held out", "valid": "held out", "validation": "held out", "test": "held out",
 }  # fmt: skip
-"""Folder names that are a part of the data set, not a class."""
+"""Folder names that mean a split of the data set, not a class."""
 _REPEATS = re.compile(r"(\d+)_(.+)")
 _MASK = ".mask"
 
 
 class Picture(NamedTuple):
-    """A file by its path below the root (with /), when it changed, its condition and its part.
+    """A picture: its path below the root (with /), when it changed, its condition, its split.
 
-    ``others`` are further captions of it, ``repeats`` how often it counts, ``mask`` the path of the
-    picture that says what of it counts.
+    ``others`` are further captions of it, ``repeats`` how often it counts, ``mask`` the path of its
+    mask.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 class Listing(NamedTuple):
     """``conditions`` are the class names, or the distinct captions, in the order of their numbers.
 
-    ``aside`` are pictures that cannot take part, each with the reason.
+    ``aside`` are pictures that cannot be used, each with the reason.
     """
 
     layout: str
@@ -55,7 +55,7 @@ class Listing(NamedTuple):
 
 
 def is_video(path: str) -> bool:
-    """Whether a path is of a video, where videos can be used: there a GIF is one."""
+    """Whether a path is a video's. A GIF counts as one: call this only where videos are used."""
     return path.lower().endswith((*VIDEOS, FRAMES))
 
 
@@ -75,7 +75,7 @@ def scan(
     ``variants``. ``auto`` means captions if any picture has such a text. With ``repeats`` a first
     folder called ``10_name`` is the class ``name`` and its pictures count ten times. With ``masks``
     ``a.mask.png`` is the mask of ``a.jpg``. Raises InvalidInput, in one sentence, when ``root`` is
-    not a folder or nothing in it can take part.
+    not a folder or nothing in it can be used.
     """
     if not root.is_dir():
         raise InvalidInput(f"there is no folder {root}: name the one that holds the pictures")
@@ -120,7 +120,7 @@ def scan(
 
 
 def _videos_aside(paths: Iterable[str]) -> dict[str, str]:
-    """The videos among these, each with the reason why it does not take part."""
+    """The videos among these, each with the reason why it is not used."""
     takers = " and ".join(f.name for f in families.FAMILIES if f.moving)
     reason = f"it is a video, which only family={takers} take"
     return dict.fromkeys((p for p in paths if p.lower().endswith(VIDEOS)), reason)
@@ -129,7 +129,7 @@ def _videos_aside(paths: Iterable[str]) -> dict[str, str]:
 def _captions(
     file: Path | None, path: str, variants: Variants
 ) -> tuple[str | None, tuple[str, ...], str]:
-    """A picture's condition and its other captions; without any, the reason in words."""
+    """A picture's condition and its other captions; without any, a sentence with the reason."""
     text, problem = captions.read(file)
     if not text:
         return None, (), problem
@@ -138,9 +138,9 @@ def _captions(
 
 
 def _files(root: Path, videos: bool) -> Iterator[str]:
-    """Paths below the root, with /, in an order of their own that every machine shares."""
+    """Paths below the root, with /, in an order that is the same on every machine."""
     for folder, folders, names in os.walk(root, followlinks=True):
-        # Hidden ones are the system's (.DS_Store, ._photo.jpg), not pictures.
+        # Hidden files are the system's (.DS_Store, ._photo.jpg), not pictures.
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         if videos:
             names = names + [f for f in folders if f.lower().endswith(FRAMES)]

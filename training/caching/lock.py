@@ -1,4 +1,4 @@
-"""One run at a time in a folder, whatever way the last one ended."""
+"""A lock that lets one run at a time work in a folder."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _LOCK = ".lock"
 
 @contextmanager
 def alone(cache: Path) -> Iterator[None]:
-    """Make the folder, and keep a second run out of it until this one ends, however it ends."""
+    """Context manager: make the folder and lock it; a second run gets InvalidInput."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         others = [p for p in cache.iterdir() if not p.name.startswith(".")]
@@ -39,7 +39,7 @@ def alone(cache: Path) -> Iterator[None]:
 
 
 def _lock(handle: int) -> None:
-    """The system drops the lock with the process, so a kill leaves none behind."""
+    """Lock a file. The system drops the lock with the process, so a kill leaves none behind."""
     if os.name == "nt":
         import msvcrt
 

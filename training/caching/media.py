@@ -1,4 +1,4 @@
-"""What is read of one picture or video of a plan: its pixels, and what of them counts."""
+"""Reading one picture or video of a plan: its pixels and its mask."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ class Taken(NamedTuple):
 
 
 def reader(root: Path, index: Index, i: int, channels: int) -> Callable[[Path], Taken]:
-    """What makes of the path of the plan's picture ``i`` what a cache holds of it, as bytes."""
+    """The function that reads picture ``i`` of the plan from its path, as bytes."""
     bucket = index.buckets[index.bucket[i]]
     frames, shape = bucket[:-2], (bucket[-2], bucket[-1])
     film = moving(index.latent.kind, index.paths[i])

@@ -1,4 +1,4 @@
-"""The plan of a cache: its settings, each picture's bucket, and whether that still holds."""
+"""The plan of a cache: its settings, each picture's bucket, and whether both are unchanged."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -23,7 +23,7 @@ from .listing import Listing, is_video, scan
 
 
 def check(config: PrepareConfig) -> LatentSpec:
-    """What the latents will be. Raises InvalidInput for settings that contradict each other."""
+    """The kind of latents. Raises InvalidInput for settings that contradict each other."""
     if (config.vae is None) != (config.family is None):
         have, lack = ("vae", "family") if config.family is None else ("family", "vae")
         raise InvalidInput(
@@ -74,7 +74,7 @@ def _check_template(template: str) -> None:
 
 
 def list_pictures(root: Path, config: PrepareConfig) -> Listing:
-    """What takes part. Raises InvalidInput, in one sentence, when nothing can."""
+    """The pictures to use. Raises InvalidInput, in one sentence, when there are none."""
     listing = scan(
         root,
         config.layout,
@@ -95,9 +95,9 @@ def moving(family: str | None, path: str) -> bool:
 
 
 def settings_of(config: PrepareConfig, latent: LatentSpec, layout: str) -> dict[str, Any]:
-    """What defines the numbers in a cache, and so must not change while it is made.
+    """The settings that define the numbers in a cache, and so must not change while it is made.
 
-    Of the later ones only those that are not as they were before there were any.
+    Settings of later versions are included only if they differ from their defaults.
     """
     names = ("size", "buckets", "step", "max_aspect", "flip", "precision", "shard")
     later = ("captions", "variants", "keep", "repeats", "masks", "frames", "fps")
@@ -114,7 +114,7 @@ def settings_of(config: PrepareConfig, latent: LatentSpec, layout: str) -> dict[
 def make_plan(
     root: Path, config: PrepareConfig, settings: dict[str, Any], latent: LatentSpec, found: Listing
 ) -> Index:
-    """Which bucket each picture goes to; with one shape none need be opened for that."""
+    """The index with each picture's bucket; with a single bucket no picture has to be opened."""
     pictures = found.pictures
     films = [moving(latent.kind, p.path) for p in pictures]
     shapes = [(config.size, config.size)]

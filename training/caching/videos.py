@@ -1,4 +1,4 @@
-"""Videos: so many frames of a file, or of a folder of numbered pictures, at a steady rate."""
+"""Reading videos: frames of a file, or of a folder of numbered pictures, at a fixed rate."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from sv_core.errors import InvalidInput
 from . import images
 from .listing import SUFFIXES
 
-"""Frames a second unless told otherwise: what Wan2.1 was trained on."""
+"""Frames a second by default: what Wan2.1 was trained on."""
 
 T = TypeVar("T")
 
@@ -64,9 +64,9 @@ def pixels(path: Path, bucket: tuple[int, int], frames: int, fps: float) -> Tens
 
 
 def resample(frames: Iterable[tuple[float, T]], fps: float, count: int) -> list[T]:
-    """Of (time, frame), the nearest ones to the times start + k / fps for k < ``count``.
+    """Of (time, frame) those nearest to the times start + k / fps for k < ``count``.
 
-    Fewer when they end before that; the last one lasts as long as the others did on average.
+    Fewer when the video ends before; its last frame lasts as long as the others on average.
     """
     kept: list[T] = []
     start = last = 0.0
@@ -89,7 +89,7 @@ def resample(frames: Iterable[tuple[float, T]], fps: float, count: int) -> list[
 
 
 def _rotation(frame: Any) -> int:
-    """Degrees to turn it counterclockwise by, as telephones note them; old PyAV cannot say."""
+    """The rotation in a video's metadata, degrees counterclockwise; 0 with an old PyAV."""
     return getattr(frame, "rotation", 0)
 
 

@@ -13,7 +13,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML file, apply the overrides in order, check everything.
 
     Raises InvalidInput, in one sentence, for a file that is missing or no TOML, and for anything in
-    it that is not a known key with a value it can have.
+    it that is an unknown key or a value that the key cannot have.
     """
     table = read(path)
     for assignment in overrides:

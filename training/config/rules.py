@@ -1,4 +1,4 @@
-"""What must hold between the keys of a configuration, beyond what each field says of itself."""
+"""Checks between the keys of a configuration, and bounds that a field cannot state."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .schema import ComfyConfig, Config, MeanFlowConfig, ModelConfig
 
 
 def _check(config: Config) -> None:
-    """What concerns more than one field, or a bound above."""
+    """Check upper bounds and what concerns more than one key. Raises InvalidInput."""
     objective, optim, align = config.objective, config.optim, config.align
     for key, value, inside in (
         ("data.label_dropout", config.data.label_dropout, config.data.label_dropout <= 1),
@@ -48,7 +48,7 @@ def _check(config: Config) -> None:
 
 
 def _check_meanflow(config: Config) -> None:
-    """[meanflow] and what goes with it."""
+    """Check [meanflow] against the rest. Raises InvalidInput."""
     if config.objective.kind == "meanflow":
         _check_meanflow_numbers(config.meanflow)
         _check_meanflow_network(config)
@@ -62,7 +62,7 @@ def _check_meanflow(config: Config) -> None:
 
 
 def _check_meanflow_numbers(meanflow: MeanFlowConfig) -> None:
-    """The section's numbers among themselves."""
+    """Check the numbers of [meanflow] among themselves. Raises InvalidInput."""
     if isinstance(meanflow.beta, str):
         if meanflow.beta != "auto":
             raise InvalidInput(f"meanflow.beta must be a number or auto, got {meanflow.beta!r}")
@@ -85,7 +85,7 @@ def _check_meanflow_numbers(meanflow: MeanFlowConfig) -> None:
 
 
 def _check_meanflow_network(config: Config) -> None:
-    """What MeanFlow asks of the network and of how it is computed."""
+    """Check what MeanFlow needs of the network and the precision. Raises InvalidInput."""
     comfy = config.comfy
     if config.run.precision == "fp16":
         raise InvalidInput("run.precision = fp16 overflows in MeanFlow's derivative: use bf16")
@@ -107,7 +107,7 @@ def _check_meanflow_network(config: Config) -> None:
 
 
 def _check_comfy(config: Config) -> None:
-    """[comfy] and what goes with it."""
+    """Check [comfy] against the rest. Raises InvalidInput."""
     if config.comfy.checkpoint is None:
         if config.comfy != ComfyConfig():
             raise InvalidInput(

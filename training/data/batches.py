@@ -16,8 +16,8 @@ class Batch(NamedTuple):
     """x0 (b, c, h, w) in model space, labels, the same where some were dropped, features.
 
     ``mask`` (b, 1, h, w) says how much each cell counts, None that all count alike; ``refs`` are
-    StableVM's references, once they are taken (objectives/bank.py). ``items`` are the indices of
-    it all in the data, ``step`` is the step that it is of.
+    StableVM's references, once they are added (objectives/bank.py). ``items`` are the samples'
+    indices in the data, ``step`` is the batch's step.
     """
 
     x0: Tensor

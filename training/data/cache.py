@@ -1,4 +1,4 @@
-"""Reading a latent cache: items by index, batches of one bucket, what the latents are."""
+"""Reading a latent cache: items by index, batches of one bucket, references."""
 
 import functools
 import hashlib
@@ -126,7 +126,7 @@ class LatentCache:
 
     @property
     def latent(self) -> LatentSpec:
-        """What the latents are, for the network."""
+        """The kind of latents: channels, scale and shift."""
         return self.index.latent
 
     @property
@@ -150,7 +150,7 @@ class LatentCache:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of every latent. Raises InvalidInput when they are of several shapes."""
+        """The shape of every latent. Raises InvalidInput when there are several."""
         if len(self.groups) > 1:
             raise InvalidInput(
                 f"the latents in {self.path} are of {len(self.groups)} shapes, this network takes "
@@ -165,7 +165,7 @@ class LatentCache:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a run that is resumed must find again: networks by fingerprint, and the pictures."""
+        """What must be unchanged when a run is resumed: networks by fingerprint, the pictures."""
         index = self.index
         facts = [index.paths, index.condition, index.views, self.held_out.tolist()]
         facts += [column for column in (index.others, index.repeats, index.masks) if column]
@@ -213,9 +213,9 @@ class LatentCache:
         return torch.stack(latents), torch.tensor(labels), stacked
 
     def draw_labels(self, indices: Tensor, generator: Generator) -> Tensor:
-        """A condition of each item (b,), any of its captions with the same chance.
+        """A condition of each item (b,): one of its captions, each with the same chance.
 
-        Its label where it has but one. A function of the generator alone.
+        Its label where it has only one. A function of the generator alone.
         """
         return self._conditions.pick(indices, generator)
 
@@ -246,7 +246,7 @@ class LatentCache:
         return self._companions.choose(i, n, generator, label)
 
     def pool(self, i: int, n: int, generator: Generator) -> Tensor:
-        """The same from all conditions of its bucket: where the condition was dropped."""
+        """References of item i from all conditions of its bucket, for a dropped condition."""
         return self._companions.choose(i, n, generator, None)
 
     def require_text(self) -> TextTable:
@@ -261,7 +261,7 @@ class LatentCache:
     def require_latent(self, latent: LatentSpec, network: str) -> None:
         """Raises InvalidInput, in one sentence, when a network is for other latents than these.
 
-        What counts are channels, scale and shift: the same numbers under another name will do.
+        Channels, scale and shift must agree; the family's name may differ.
         """
         if not alike(latent, self.latent):
             raise InvalidInput(
@@ -279,17 +279,17 @@ class LatentCache:
             (1, "one picture and no mirror image, so StableVM gives it the plain target"),
             (0, "no picture to learn from"),
         ]
-        said = []
+        sentences = []
         for count, meaning in found:
             which = torch.nonzero(counts == count).flatten().tolist()
-            # Captions that are all held out are no surprise, an empty class is one.
+            # That a caption is wholly held out is usual; that a class is empty is worth a note.
             if which and (count or not captions):
                 example = self.conditions[which[0]][:40]
-                said.append(
+                sentences.append(
                     f"{len(which)} of {len(self.conditions)} {what} (such as {example!r}) "
                     f"{'has' if len(which) == 1 else 'have each'} {meaning}"
                 )
-        return said
+        return sentences
 
 
 def as_latent(stored: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Who may stand beside an item among the references of StableVM: those of its condition.
+"""Which items may be references of an item in StableVM: those of its condition.
 
 A group holds each item in proportion to its chance of being drawn with that condition: mostly
-once; where pictures are repeated, or have different numbers of captions, as many copies as make
-the shares whole. References drawn from it without replacement, the item itself being the first,
-are then exchangeable draws of p(x0 | condition), which is what keeps the target unbiased.
+once; where pictures are repeated, or have different numbers of captions, with as many copies as
+make the proportions whole numbers. References that are drawn from it without replacement, the item
+itself first, are exchangeable draws of p(x0 | condition), which keeps the target unbiased.
 """
 
 import math
@@ -37,7 +37,7 @@ class Conditions:
         )
 
     def pick(self, items: Tensor, generator: Generator) -> Tensor:
-        """One condition of each item, any with the same chance."""
+        """One condition of each item, each of its conditions with the same chance."""
         share = torch.rand(len(items), generator=generator, dtype=torch.float64)
         return self._flat[self._start[items] + (share * self.counts[items]).long()]
 
@@ -73,7 +73,7 @@ class Companions:
         return self._known[bucket, condition]
 
     def _copied(self, items: Tensor, whole: bool) -> Tensor:
-        """Each so often that the shares are right, and no oftener."""
+        """The items, each with the fewest copies that give it its share."""
         copies = self.repeats[items]
         if not whole:  # an item with m captions is drawn with one of them in 1 of m cases
             counts = self.counts[items]
@@ -92,7 +92,7 @@ class Companions:
 
 
 class _Sorted:
-    """Values by their keys: those of a key lie side by side."""
+    """Values by their keys, stored in one tensor with the values of a key side by side."""
 
     def __init__(self, keys: Tensor, values: Tensor):
         self.keys, order = torch.sort(keys, stable=True)

@@ -1,8 +1,8 @@
-"""Batches: each a pure function of (seed, step), drawn independently with replacement.
+"""What a run learns from: a data set by index, drawn independently with replacement.
 
-No loader state means that resuming is exact by construction, that a process of several can take
-its slice of the same global batch, and that StableVM's references are independent draws, which is
-what makes its target unbiased.
+A batch is a pure function of (seed, step), without the state of a loader. So resuming is exact,
+each of several processes can take its slice of the same global batch, and StableVM's references
+are independent draws, which makes its target unbiased.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,14 +24,14 @@ Gathered = tuple[Tensor, Tensor, tuple[Tensor, ...]]
 
 
 class Dataset(Protocol):
-    """Items by index. ``train`` and ``held_out`` are such indices; nothing need be in memory."""
+    """Samples by index. ``train`` and ``held_out`` are indices; samples may be on the disk."""
 
     train: Tensor
     held_out: Tensor
 
     @property
     def latent(self) -> LatentSpec:
-        """What the latents are."""
+        """The kind of latents: channels, scale and shift."""
         ...
 
     @property
@@ -46,7 +46,7 @@ class Dataset(Protocol):
 
     @property
     def text(self) -> TextTable | None:
-        """What text encoders made of the conditions."""
+        """The text encoders' tensors for each condition, or None."""
         ...
 
     @property
@@ -61,11 +61,11 @@ class Dataset(Protocol):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a run that is resumed must find again."""
+        """What must be unchanged when a run is resumed."""
         ...
 
     def draw(self, n: int, generator: Generator) -> Tensor:
-        """n of ``train``, independent and with replacement."""
+        """Draw n of ``train``, independently and with replacement."""
         ...
 
     def by_shape(self, indices: Tensor, n: int) -> Iterator[Tensor]:
@@ -150,7 +150,7 @@ class Pictures:
             )
 
     def require_patch(self, patch_size: int) -> None:
-        """There are no features, so any fits."""
+        """Without features every patch size fits."""
 
     def notes(self) -> list[str]:
         return []

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 real pictures of 8x8 that every install brings, and their judge.
+"""scikit-learn's digits: 1,797 real pictures of 8x8 that come with its installation.
 
 scikit-learn is imported where it is used: training on one's own pictures needs none of it.
 """
@@ -20,7 +20,7 @@ class Split(NamedTuple):
 
 
 def load() -> tuple[Split, Split]:
-    """(training, held out): 1,437 and 360 pictures, the same ones always, classes in proportion."""
+    """(training, held out): 1,437 and 360 pictures, always the same, classes in proportion."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -3,7 +3,7 @@
     index.json                    what there is: settings, pictures, conditions, buckets
     latents-00000.safetensors     latents (rows, views, c, h, w): uint8 pixels, or float16 means;
                                   of families with a time axis (rows, views, c, f, h, w)
-    masks-00000.safetensors       what counts of them (rows, views, 1, h, w), uint8, when asked for
+    masks-00000.safetensors       how much each cell counts (rows, views, 1, h, w), uint8
     <encoder>-00000.safetensors   features (rows, views, tokens, dim), float16
     text-00000.safetensors        what text encoders make of the conditions (see text.py)
     skipped.txt                   the pictures that are not in it, and why
@@ -97,7 +97,7 @@ class Index:
         for picture, bucket in enumerate(self.bucket):
             if bucket >= 0:
                 members[bucket].append(picture)
-        # Unless told otherwise some 64 shards, so that a kill costs little of a small set, too.
+        # By default some 64 shards, so that a kill loses little of a small set, too.
         length = self.settings["shard"] or min(max(len(self.paths) // 64, 16), 256)
         return [
             (bucket, pictures[start : start + length])
@@ -116,7 +116,7 @@ class Shard(NamedTuple):
     sums: dict[str, float]
 
     def covers(self, pictures: Sequence[int]) -> bool:
-        """Whether each picture of the plan is either in it, in order, or skipped."""
+        """Whether each picture of the plan is in the shard, in order, or skipped."""
         kept = [p for p in pictures if str(p) not in self.skipped]
         return self.rows == kept and len(self.data) == len(kept)
 
@@ -152,12 +152,12 @@ class CacheFolder:
 
     @classmethod
     def open(cls, path: Path) -> "CacheFolder":
-        """Raises InvalidInput, in one sentence, when there is no index or it is not ours."""
+        """Raises InvalidInput, in one sentence, when there is no index or another format's."""
         return cls(path, _read_index(path))
 
     @staticmethod
     def begun(path: Path) -> bool:
-        """Whether there is more than a plan, which binds nothing yet."""
+        """Whether there is a shard; with only a plan, the settings may still change."""
         return (path / INDEX).exists() and any(path.glob("*.safetensors"))
 
     def update(self, **changes: Any) -> None:
@@ -169,12 +169,12 @@ class CacheFolder:
         write_atomically(self.path / INDEX, lambda file: file.write(text.encode()))
 
     def shard(self, kind: str, number: int) -> Path:
-        """Where a shard is, or would be."""
+        """The path of a shard."""
         return shard_path(self.path, kind, number)
 
     def write(self, kind: str, number: int, shard: Shard) -> None:
         """Raises Unavailable, in one sentence."""
-        # One key: several would be written in an order of their own each time.
+        # One key of metadata: several would be written in another order each time.
         facts = json.dumps({k: v for k, v in shard._asdict().items() if k != "data"})
         data = safetensors_bytes({"data": shard.data.contiguous()}, {"shard": facts})
         write_atomically(self.shard(kind, number), lambda file: file.write(data))
@@ -196,10 +196,10 @@ class CacheFolder:
             ) from e
 
     def read_all(self, kind: str, parts: list[list[int]]) -> list[Shard]:
-        """Every shard of a kind, of these pictures each.
+        """Every shard of a kind, checked against the pictures of each.
 
-        Raises InvalidInput, in one sentence, when one is missing, damaged or not of the others'
-        make.
+        Raises InvalidInput, in one sentence, when one is missing, damaged or from another
+        network.
         """
         shards = []
         for number, pictures in enumerate(parts):
@@ -219,7 +219,7 @@ class CacheFolder:
         return shards
 
     def missing(self, encoder: str | None) -> Iterator[Job]:
-        """The shards that are not there whole. A damaged one is as good as none."""
+        """The shards that are missing or damaged, with what has to be made of each."""
         for number, (bucket, pictures) in enumerate(self.index.shards()):
             latents = not self._has(LATENTS, number, pictures)
             if "masks" in self.index.settings:
@@ -229,7 +229,7 @@ class CacheFolder:
                 yield Job(number, self.index.buckets[bucket], pictures, latents, features)
 
     def require_space(self, jobs: list[Job], encoder: str | None) -> None:
-        """Say now, not after a night, that the disk is too small (without the text's share).
+        """Check before the work that the disk has room; text is not counted.
 
         Raises Unavailable, in one sentence.
         """
@@ -252,7 +252,7 @@ class CacheFolder:
             )
 
     def list_skipped(self, skipped: Mapping[str, str]) -> None:
-        """Write which pictures are not in it, and why, where there are such ones."""
+        """Write a list of the pictures that are not in it with the reasons, if there are any."""
         lines = [f"{self.index.paths[int(k)]}\t{reason}" for k, reason in skipped.items()]
         lines += [f"{path}\t{reason}" for path, reason in self.index.aside.items()]
         if lines:
@@ -260,7 +260,7 @@ class CacheFolder:
             write_atomically(self.path / SKIPPED, lambda file: file.write(text.encode()))
 
     def fingerprint(self, kind: str) -> str:
-        """Of the network that a shard of this kind must be from."""
+        """The fingerprint of the network that a shard of this kind must be from."""
         if kind in (LATENTS, MASKS):
             return self.index.settings["vae"]
         return self.index.features[kind].fingerprint
@@ -297,6 +297,6 @@ def _read_index(cache: Path) -> Index:
 
 
 def share_of(path: str) -> float:
-    """A number in [0, 1) of a path's own, the same on any machine."""
+    """A number in [0, 1) that depends on a path alone, the same on every machine."""
     digest = hashlib.blake2b(path.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") / 2**32

@@ -62,13 +62,13 @@ class TextTable:
 
 
 def texts_of(index: Index, template: str) -> list[str]:
-    """What is encoded: each caption, or the template with each class's name; last, nothing."""
+    """The texts to encode: each caption, or the template with each class's name; last, ""."""
     captions = index.settings["layout"] == "captions"
     return [c if captions else template.format(c) for c in index.conditions] + [""]
 
 
 def missing(folder: CacheFolder) -> list[int]:
-    """The text files that are not there whole."""
+    """The numbers of the text files that are missing or damaged."""
     spec, absent = folder.index.text, []
     assert spec is not None
     for number, part in enumerate(_parts(len(folder.index.conditions))):
@@ -138,7 +138,7 @@ def _write(folder: CacheFolder, number: int, entries: Mapping[int, Entry], spec:
 
 
 def _rounded(value: Tensor) -> Tensor:
-    """As float16 where it holds the numbers, else bfloat16; what is small or no float as it is."""
+    """As float16 if that is finite, else bfloat16; small tensors and integers unchanged."""
     if not value.is_floating_point():
         return value
     if not torch.isfinite(value).all():
@@ -152,7 +152,7 @@ def _rounded(value: Tensor) -> Tensor:
 
 
 def _rows(context: Tensor) -> int:
-    """How many are left without the zeros at the end; one at least."""
+    """How many rows are left without the rows of zeros at the end; at least one."""
     used = torch.nonzero(context.flatten(1).any(1))
     return int(used[-1]) + 1 if len(used) else 1
 

@@ -117,7 +117,7 @@ def draw(path: Path, rows: list[Row], judge: Recogniser) -> None:
 
 
 def obtain_weights(config: Config) -> Path:
-    """The last weights of this very configuration: found, resumed or trained anew."""
+    """The weights of this configuration's last step: found, or trained, or resumed."""
     out = Path(config.run.out)
     folder = RunFolder(out)
     weights = folder.weights(config.optim.steps)
@@ -136,7 +136,7 @@ def obtain_weights(config: Config) -> Path:
 def run(out: Path) -> int:
     """Train (or reuse), sample, write the picture and the weights, print the table."""
     config = load(RECIPE)
-    # A folder per recipe: another version of it never meets the leftovers of this one.
+    # A folder per configuration: a changed one never meets the files of this one.
     recipe = dump(replace(config, run=replace(config.run, out="")))
     folder = out / f"run-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
     config = replace(config, run=replace(config.run, out=folder.as_posix()))

@@ -19,14 +19,14 @@ from sv_core.models.families import Text
 
 from ..networks.comfy.folder import find
 
-# What files may lack without harm: text is encoded without these.
+# Tensors that files may lack: encoding text does not use them.
 _OPTIONAL = re.compile(r"text_projection|logit_scale|position_ids|visual\.|lm_head")
 
 
 def check_text(files: Sequence[str], family: str | None) -> None:
-    """Whether these are the text encoders of the family, by the files' headers alone.
+    """Check by the files' headers alone that these are the text encoders of the family.
 
-    Raises InvalidInput, in one sentence.
+    Raises InvalidInput, in one sentence, when they are not.
     """
     text = _text_of(family)
     usable = sorted(encoder.name for encoder in text.usable)
@@ -49,7 +49,7 @@ def check_text(files: Sequence[str], family: str | None) -> None:
 
 
 def _text_of(family: str | None) -> Text:
-    """What the family's record says of its text. Raises InvalidInput, in one sentence."""
+    """The text part of a family's record. Raises InvalidInput, in one sentence, if it has none."""
     record = families.find(family)
     if record is None or record.text is None:
         raise InvalidInput(
@@ -72,7 +72,7 @@ def identify(path: Path) -> str | None:
 
 
 def is_tiny(path: Path) -> bool:
-    """Whether a VAE's file holds a TAESD, which sees single pictures and shrinks them 8 times."""
+    """Whether a VAE's file holds a TAESD, which takes single pictures and shrinks them 8 times."""
     try:
         return any("taesd_encoder." in key for key in _shapes(path))
     except InvalidInput:
@@ -123,8 +123,8 @@ class HostVae:
     def encode(self, images: Tensor) -> tuple[Tensor, None]:
         """Images (b, 3, h, w), or (b, 3, frames, h, w), in [0, 1] -> the posterior's mean.
 
-        The second value, its std, ComfyUI keeps to itself. A VAE of single pictures sees of a
-        video the frames 0, 4, 8, ..., those that the latent's frames end with.
+        The second value would be its std, which ComfyUI does not return: None. A VAE of single
+        pictures gets the frames 0, 4, 8, ... of a video, the last one of each latent frame.
         """
         if not self.timed:
             return self._encode(images.movedim(1, -1)), None
@@ -155,11 +155,11 @@ class HostVae:
         return self.vae.decode(latents).float().movedim(-1, 1).clamp(0, 1).cpu()
 
     def rest(self) -> None:
-        """Off the GPU until it is used again."""
+        """Move it off the GPU until it is used again."""
         self.host.management.unload_all_models()
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free its memory."""
         self.vae = None
         _free(self.host)
 
@@ -173,7 +173,7 @@ class HostText:
         """Raises InvalidInput, in one sentence, when a file of them is not whole."""
         self.host = _host(folder, device)
         text = _text_of(family)
-        # A caption's brackets are no emphasis: some families' templates say so themselves.
+        # Brackets in a caption are no emphasis; the templates of some families already ensure it.
         self.options = {} if text.literal else {"disable_weights": True}
         with _complete(f"{' and '.join(files)} are not whole text encoders"):
             self.clip = self.host.sd.load_clip(
@@ -193,7 +193,7 @@ class HostText:
         return {name: x[0].cpu() for name, x in found.items() if x is not None}
 
     def close(self) -> None:
-        """Give their memory back."""
+        """Free their memory."""
         self.clip = None
         _free(self.host)
 
@@ -208,7 +208,7 @@ def _inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _host(folder: str | None, device: torch.device) -> Any:
-    """ComfyUI, once something is to be done with it: importing it takes seconds."""
+    """ComfyUI, imported only when it is needed: that takes seconds."""
     from ..networks.comfy.host import open_host
 
     try:
@@ -226,26 +226,26 @@ def _free(host: Any) -> None:
 
 @contextmanager
 def _complete(problem: str) -> Iterator[None]:
-    """Raises InvalidInput when ComfyUI fails, or says that a file lacks tensors.
+    """Context manager: InvalidInput when ComfyUI fails, or logs that a file lacks tensors.
 
-    That it only logs, and goes on with whatever was in memory in their place.
+    ComfyUI only logs it, and goes on with uninitialised memory in their place.
     """
-    said: list[str] = []
+    logged: list[str] = []
     listener = logging.Handler(logging.WARNING)
-    listener.emit = lambda record: said.append(record.getMessage())
+    listener.emit = lambda record: logged.append(record.getMessage())
     logging.getLogger().addHandler(listener)
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as e:  # on tensors that it does not expect, whatever comes
+    except Exception as e:  # on unexpected tensors it raises all kinds of exceptions
         reason = str(e).strip().splitlines()
         raise InvalidInput(
             f"{problem}, or of another kind: {reason[0] if reason else type(e).__name__}"
         ) from e
     finally:
         logging.getLogger().removeHandler(listener)
-    for line in said:
+    for line in logged:
         if "missing" in line.lower():
             names = [n for n in re.findall(r"'([^']+)'", line) if not _OPTIONAL.search(n)]
             if names:

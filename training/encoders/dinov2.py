@@ -90,14 +90,14 @@ def load(path: Path) -> Encoder:
         kind, config = Dinov2WithRegistersModel, Dinov2WithRegistersConfig
         sizes["num_register_tokens"] = registers
     with _quiet():
-        # from_pretrained knows its own files' older names, a plain load_state_dict does not.
+        # from_pretrained knows older names of tensors, a plain load_state_dict does not.
         # transformers declares a model here, and gives a pair with output_loading_info.
         model, report = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             None,
             config=config(**sizes),
             state_dict=state,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # then they are reported, and refused below in words
+            ignore_mismatched_sizes=True,  # then they are reported, and refused below
         )
     other_shapes = {key for key, *_ in report["mismatched_keys"]}
     wrong = {*report["missing_keys"], *report["unexpected_keys"]} | other_shapes
@@ -110,7 +110,7 @@ def load(path: Path) -> Encoder:
 
 
 def _published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The original names -> transformers' ones; those pass as they are."""
+    """Rename tensors of the original release to transformers' names; these stay as they are."""
     if "cls_token" not in state:
         return {re.sub(r"^dinov2(_with_registers)?\.", "", k): v for k, v in state.items()}
     renamed = {}
@@ -128,7 +128,7 @@ def _published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sizes(state: Mapping[str, Tensor]) -> tuple[dict, int]:
-    """(the settings, how many registers), from the shapes. Raises KeyError."""
+    """(the settings, the number of registers), from the shapes. Raises KeyError."""
     positions = state["embeddings.position_embeddings"]  # (1, 1 + n, d), n a square
     width = positions.shape[-1]
     swiglu = "encoder.layer.0.mlp.fc1.weight" not in state
@@ -150,7 +150,7 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[dict, int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No load report and no progress bar: what is wrong with the file we say ourselves."""
+    """Context manager: transformers prints no load report and no progress bar."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

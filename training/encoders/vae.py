@@ -61,7 +61,7 @@ def load(path: Path, family: str) -> Vae:
             f"a VAE of family {family} is read through ComfyUI only, not here: {path}"
         )
     try:
-        # Its place inside diffusers moves; the package exports it, but its types do not say so.
+        # Its module inside diffusers changes; the package exports it, undeclared in its types.
         from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
     except ImportError as e:
         raise InvalidInput(
@@ -100,8 +100,8 @@ def load(path: Path, family: str) -> Vae:
 
 
 def _current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Any of the three namings -> today's. Keys that are not an autoencoder's are left out."""
-    # A whole checkpoint holds other networks too: then only what has the VAE's prefix counts.
+    """Rename tensors of any of the three layouts to today's; others than the VAE's are left out."""
+    # A whole checkpoint holds other networks too: then only tensors with the VAE's prefix count.
     inside = [k for k in state if re.match(_RENAMED[0][0], k)]
     depth = 1 + max(
         (int(m[1]) for k in state if (m := re.search(r"decoder\.up\.(\d+)\.", k))), default=0

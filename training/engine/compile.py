@@ -13,8 +13,8 @@ from ..config.schema import RunConfig
 def adapt(blocks: Iterable[nn.Module], config: RunConfig, random: bool = False) -> None:
     """Compile each block (``run.compile``), recompute it for its gradient (``run.recompute``).
 
-    Only the blocks' own forward functions change: names of weights stay, and hooks on a block see
-    what they saw. Blocks of one kind share one compiled code. Where something in a block is
+    Only the blocks' own forward functions change: names of weights and what hooks on a block see
+    stay as they were. Blocks of one kind share their compiled code. Where something in a block is
     ``random`` (dropout), recomputation draws the same again.
     """
     for block in blocks:

@@ -1,7 +1,7 @@
 """Several processes as one run. accelerate and torch.distributed live here only.
 
 Start them with ``torchrun --nproc_per_node N -m training.finetune CONFIG``, on each machine (not by
-``accelerate launch --cpu``, which runs one process whatever it is told). All draw the same global
+``accelerate launch --cpu``, which always runs one process). All draw the same global
 batch and compute their share of it; gradients are averaged (DDP), or weights, averages and
 optimiser are spread as well (FSDP). On several machines run.out must be a folder that all see.
 """
@@ -27,10 +27,10 @@ from ..config.schema import RunConfig
 
 
 class Processes:
-    """This process among the others: its device, its share of a batch, what is done together."""
+    """This process among the others: its device, its share of a batch, collective operations."""
 
     def __init__(self, config: RunConfig):
-        """Raises InvalidInput when the device is not there or cannot do what is asked of it."""
+        """Raises InvalidInput when the device is missing or does not support the precision."""
         cuda = torch.cuda.is_available()
         if config.device == "cuda" and not cuda:
             raise InvalidInput("run.device is cuda, but torch sees no such GPU: use auto or cpu")
@@ -57,7 +57,7 @@ class Processes:
         self.autocast = self.accelerator.autocast
         self.copied: list[nn.Parameter] = []
         self.idle: list[nn.Parameter] | None = None
-        """Of the copied ones (DDP) those that no gradient reaches, once a backward pass is due."""
+        """Of modules under DDP, the parameters without a gradient; known after the first loss."""
 
     def share(self, n: int, parts: int = 1) -> slice:
         """This process's rows of n. Raises InvalidInput when n cannot be dealt out evenly."""
@@ -75,18 +75,18 @@ class Processes:
         blocks: Iterable[nn.Module] = (),
         kept: Collection[nn.Parameter] = (),
     ) -> None:
-        """Where asked for, keep only a share of the weights here, of each block and of the rest.
+        """With run.shard, keep only this process's share of the weights of each block and the rest.
 
         Those in ``kept`` stay whole.
         """
         if self.sharded:
-            # It warns of in-place changes of what a network returns; nothing here makes any.
+            # It warns of in-place changes of a network's output; nothing here makes any.
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
             mesh = init_device_mesh(self.device.type, (self.count,))
             done: set[nn.Module] = set()
             for module in (*blocks, model):
                 for part in (*_odd_ones(module, done), module):
-                    # Also the outermost: what a pass without gradients gathered would stay as is.
+                    # Also the outermost one: a pass without gradients would leave it gathered.
                     fully_shard(
                         part, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept)
                     )
@@ -94,10 +94,10 @@ class Processes:
 
     @contextmanager
     def assembled(self, model: nn.Module) -> Iterator[None]:
-        """While it lasts, the first process has the weights whole and unspread, to be saved.
+        """Context manager: the first process has whole weights in place of its shares, to save.
 
-        Spread ones come one after the other, into its CPU memory; elsewhere they stay as they are.
-        All processes must ask for it, and nobody may run the network meanwhile.
+        They are gathered one after the other into its CPU memory; other processes keep their
+        shares. All processes must call it, and none may run the network meanwhile.
         """
         spread = [
             (module, name, p)
@@ -116,7 +116,7 @@ class Processes:
                 module._parameters[name] = p
 
     def prepare(self, *parts: Any) -> list[Any]:
-        """Modules and the optimiser, as the loop uses them."""
+        """Wrap modules and the optimiser for several processes and the run's precision."""
         if self.count > 1 and not self.sharded:
             modules = [part for part in parts if isinstance(part, nn.Module)]
             self.copied += [p for m in modules for p in m.parameters() if p.requires_grad]
@@ -126,7 +126,7 @@ class Processes:
         ]
 
     def synchronising(self, model: nn.Module, now: bool) -> Any:
-        """A context for one forward and backward; gradients travel only in the one with ``now``."""
+        """Context manager of a forward and backward pass; gradients are averaged if ``now``."""
         if self.sharded:
             assert isinstance(model, FSDPModule)
             model.set_requires_gradient_sync(now)
@@ -135,10 +135,10 @@ class Processes:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients are averaged over the processes.
+        """The backward pass; gradients are averaged over the processes.
 
-        DDP waits for those of all parameters, and a LoRA may be on a layer that none reaches, as
-        the last block of Qwen-Image has some: they get one of zeros.
+        DDP waits for the gradients of all parameters. A LoRA may be on a layer that no gradient
+        reaches, as the last block of Qwen-Image has some: such parameters get one of zeros.
         """
         if self.idle is None:
             reached = _reached(loss) if self.copied else set()
@@ -148,30 +148,30 @@ class Processes:
         self.accelerator.backward(loss)
 
     def clip(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
-        """Scale the gradients to a norm of at most ``limit``; the norm that they had."""
+        """Scale the gradients to a norm of at most ``limit``; returns the norm that they had."""
         norm = self.accelerator.clip_grad_norm_(parameters, limit)
         assert isinstance(norm, Tensor)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def sum(self, x: Tensor) -> Tensor:
-        """Over all processes, on each."""
+        """The sum over all processes, on each of them."""
         total = self.accelerator.reduce(x, "sum") if self.count > 1 else x
         assert isinstance(total, Tensor)  # as x is
         return total
 
     def largest(self, n: int) -> int:
-        """Of the numbers that the processes have."""
+        """The largest of the processes' numbers, on each of them."""
         counts = self.accelerator.gather(torch.tensor([n], device=self.device))
         assert isinstance(counts, Tensor)
         return int(counts.max())
 
     def wait(self) -> None:
-        """For all the others to come here, too."""
+        """Wait until all processes have come here."""
         self.accelerator.wait_for_everyone()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raises Unavailable, in one sentence, when another process dies or falls silent."""
+        """Context manager: Unavailable, in one sentence, when another process dies or stalls."""
         try:
             yield
             if self.count > 1:
@@ -186,7 +186,7 @@ class Processes:
             ) from e
 
     def leave(self) -> None:
-        """End the connection, so that the others know that nothing more comes."""
+        """End the connection, so that the other processes do not wait for this one."""
         self.accelerator.end_training()
 
 
@@ -209,7 +209,7 @@ def _odd_ones(module: nn.Module, done: Collection[nn.Module]) -> list[nn.Module]
 
 
 def _reached(loss: Tensor) -> set[int]:
-    """The ids of the parameters that a backward pass from here comes to."""
+    """The ids of the parameters that a backward pass from this loss reaches."""
     found, seen, left = set(), set(), [loss.grad_fn]
     while left:
         node = left.pop()
@@ -224,15 +224,15 @@ def _reached(loss: Tensor) -> set[int]:
 
 
 def _lost(e: RuntimeError) -> bool:
-    """Whether the network failed: gloo says so by its name in a plain RuntimeError."""
+    """Whether the connection failed: a plain RuntimeError that names gloo."""
     return isinstance(e, torch.distributed.DistError) or "gloo" in str(e)
 
 
 def whole(tree: Any) -> Any:
-    """Spread tensors, in dicts and lists, gathered to be saved. All processes must ask for it.
+    """Gather the tensors in dicts and lists that are spread over processes, to save them.
 
-    One after the other into the first process's CPU memory, as together they may be more than a GPU
-    holds; in the other processes they are empty.
+    All processes must call it. They are gathered one after the other into the first process's CPU
+    memory, as together they may be more than a GPU holds; in the other processes they are empty.
     """
 
     def gather(x: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ def _each(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 
 def _spread_as(x: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, spread as another one of its shape is."""
+    """A whole tensor, spread over the processes like another one of its shape."""
     if isinstance(like, DTensor) and x.shape == like.shape:
         return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
     return x

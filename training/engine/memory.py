@@ -2,7 +2,7 @@
 
 Exact for what is stored (weights, gradients, moments, averages). Activations are those of
 recomputation: one hidden state per block, and what one block saves for its backward pass, of which
-the factor is a bound measured on the blocks of its families. What nobody can calculate (CUDA's
+the factor is a bound measured on the blocks of its families. What cannot be calculated (CUDA's
 own memory, fragmentation) is ``RESERVE``.
 """
 
@@ -31,7 +31,7 @@ MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "schedule_free": 8.0}
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on the device."""
+    """What a run takes on the device, in bytes."""
 
     weights: float  # the frozen ones that stay
     visiting: float  # frozen weights of offloaded blocks: two blocks
@@ -60,9 +60,9 @@ def footprint(
     averages: int = 1,
     offload_blocks: int = 0,
 ) -> Footprint:
-    """Of a LoRA of that rank over a frozen base, or (rank 0) of training all the weights.
+    """The memory of a LoRA of that rank over a frozen base, or (rank 0) of training all weights.
 
-    ``tokens`` is of one sample, text and image. Averages and a LoRA are float32; moments are, too,
+    ``tokens`` is of one sample, text and image. Averages and a LoRA are float32; so are moments,
     also those of weights in bf16 (``training.engine.stochastic_rounding``).
     """
     size = BYTES[weights]
@@ -88,7 +88,7 @@ def footprint(
 
 
 def saved_states(mlp_ratio: float) -> float:
-    """How many hidden states' worth a block of attention and MLP saves for its backward pass.
+    """What a block of attention and MLP saves for its backward pass, in hidden states.
 
     With a LoRA on every linear layer, modulation and normalised queries and keys; a bound: measured
     27 to 34 at a ratio of 4 on the blocks of Flux, SD3.5, Qwen-Image and Wan.
@@ -121,7 +121,7 @@ def network_of(
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """What tensors take, as they are; those of several parts (ComfyUI's fp8) by their parts."""
+    """The bytes of tensors as stored; tensors of several parts (ComfyUI's fp8) by their parts."""
     total = 0
     for x in tensors:
         if isinstance(x, Composed):

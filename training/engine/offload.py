@@ -1,8 +1,8 @@
-"""Frozen weights of the last blocks rest in the computer's memory and visit the device.
+"""Frozen weights of the last blocks are kept in the computer's memory and copied when needed.
 
-They come just before their block runs, forward or for its recomputation in the backward pass, and
-leave after it; while a block runs, the next one in the direction of travel is fetched on a stream
-of its own. So the device holds two of these blocks at most, for one trip of each per pass. Trained
+They are copied to the device just before their block runs, forward or for its recomputation in the
+backward pass, and freed after it; while a block runs, the next one in that direction is copied on a
+stream of its own. So the device holds at most two of these blocks, copied once per pass. Trained
 parameters stay on the device.
 """
 
@@ -19,7 +19,7 @@ Copy = Callable[[Tensor, Tensor], object]
 
 @runtime_checkable
 class Composed(Protocol):
-    """A tensor of a class of its own that consists of plain ones, as torch asks it of such."""
+    """A tensor subclass that consists of plain tensors, by torch's protocol for these."""
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]: ...
 
@@ -39,10 +39,10 @@ def offload(
     recompute: bool,
     copy: Copy = _copy,
 ) -> "Offloaded":
-    """Let the frozen weights of the last ``n`` blocks rest in (pinned) CPU memory.
+    """Keep the frozen weights of the last ``n`` blocks in (pinned) CPU memory.
 
     Call it when it is known what is trained (after ``lora.inject``) and while the network is in CPU
-    memory: at rest the weights are in no module, so ``model.to``, DDP and FSDP do not see them.
+    memory: offloaded weights are in no module, so ``model.to``, DDP and FSDP do not see them.
     Call it before the blocks' forwards are wrapped for recomputation, which has to bring them, too.
     Raises InvalidInput, in one sentence, when that cannot be.
     """
@@ -65,7 +65,7 @@ def offload(
 
 
 class Offloaded:
-    """The weights at rest of some blocks, in order, and copies of those at work or on their way."""
+    """The offloaded weights of some blocks, in order, and the copies that are on the device."""
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device, copy: Copy):
         self.device, self.copy = device, copy
@@ -77,11 +77,11 @@ class Offloaded:
             self._wrap(number, block)
 
     def tensors(self) -> list[Tensor]:
-        """The weights that are at rest."""
+        """The offloaded weights."""
         return [tensor for block in self.resting for _, _, tensor in block]
 
     def _put_to_rest(self, block: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-        """(module, name, weight) of what is frozen; the module holds None in its place."""
+        """(module, name, weight) of each frozen weight; the module now has None in its place."""
         frozen = [
             (owner, name, p.detach().cpu())
             for owner in block.modules()
@@ -90,7 +90,7 @@ class Offloaded:
         ]
         for owner, name, _ in frozen:
             owner._parameters[name] = None
-        if self.side is not None:  # only from pinned memory do copies run beside the kernels
+        if self.side is not None:  # copies run beside the kernels only from pinned memory
             frozen = [(owner, name, _each(x, Tensor.pin_memory)) for owner, name, x in frozen]
         return frozen
 
@@ -131,14 +131,14 @@ class Offloaded:
             self._drop(number)
 
     def _await(self, number: int) -> list[Tensor]:
-        """The weights, when the stream that asks may use them."""
+        """The weights on the device, once the current stream may use them."""
         weights, event = self.here[number]
         if event is not None:
             torch.cuda.current_stream(self.device).wait_event(event)
         return weights
 
     def _drop(self, number: int) -> None:
-        self._await(number)  # or others would write where a transfer still does
+        self._await(number)  # or others would write where a transfer still writes
         del self.here[number]
 
     def _fetch(self, number: int) -> None:
@@ -165,14 +165,14 @@ def _in_backward() -> bool:
 
 
 def _parts(x: Tensor) -> list[Tensor]:
-    """The plain tensors of which a tensor of a class of its own (ComfyUI's fp8) consists."""
+    """The plain tensors that a tensor subclass (ComfyUI's fp8) consists of."""
     if not isinstance(x, Composed):
         return [x]
     return [part for name in x.__tensor_flatten__()[0] for part in _parts(getattr(x, name))]
 
 
 def _each(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """The same tensor of other parts."""
+    """A tensor of the same class and settings with other parts."""
     if not isinstance(x, Composed):
         return function(x)
     names, context = x.__tensor_flatten__()

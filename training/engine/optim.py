@@ -70,7 +70,7 @@ def _start(trained: Iterable[nn.Parameter]) -> list[Tensor]:
 class Ema:
     """avg <- d avg + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)) at the n-th update.
 
-    The ramp lets the average leave the initial weights, which long decays would keep for ages.
+    The ramp lets the average forget the initial weights, which takes long with a high decay alone.
     """
 
     def __init__(self, trained: Sequence[nn.Parameter], decay: float):
@@ -86,7 +86,7 @@ class Ema:
 class ScheduleFreeAverage:
     """Schedule-free's own average x, of which the trained weights are y = b1 x + (1 - b1) z.
 
-    Computed beside the run: to turn the optimiser's weights into x and back would round them.
+    Computed beside the run: converting the optimiser's weights to x and back would round them.
     """
 
     def __init__(self, trained: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer):
@@ -111,9 +111,9 @@ def build_averages(
 
 @contextmanager
 def lent(trained: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
-    """While it lasts the trained parameters hold ``values``; then their own again, to the bit.
+    """Context manager: the trained parameters hold ``values``; their own return bit for bit.
 
-    Not a second network: of a frozen one with a few trained parameters there is but one copy.
+    So averaged weights need no second copy of a network that is mostly frozen.
     """
     own = [p.detach().clone() for p in trained]
 

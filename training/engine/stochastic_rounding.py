@@ -1,13 +1,12 @@
 """Training bf16 weights without float32 copies of them: float32 steps, rounded stochastically.
 
-bf16 has 8 bits: a step below 1/512 of a weight is lost by rounding to the nearest, always. Rounded
-up with the probability of the distance, it arrives on average [arXiv 2010.06192]. The moments
-stay in float32. Weights in float32 under bf16 autocast (``run.precision``) are the other way, and
-are float32 masters themselves; this one takes 4 bytes less of each weight (2 of it, 2 of its
-gradient).
+bf16 has 8 bits: a step below 1/512 of a weight is always lost by rounding to the nearest. Rounded
+up with a probability proportional to the distance, it is right on average [arXiv 2010.06192].
+Moments stay in float32. The other way is float32 weights under bf16 autocast (``run.precision``);
+this one takes 4 bytes less for each weight (2 of the weight, 2 of its gradient).
 
-A library does it for optimisers of its own, drawing from the global generator; this is for any
-optimiser of torch's interface, and a resumed run draws what the first would have drawn.
+Libraries have it for optimisers of their own, with the global generator; this works for any
+optimiser with torch's interface, and a resumed run draws the same numbers.
 """
 
 from functools import partial
@@ -24,7 +23,7 @@ _COUNT = "rounded_steps"
 
 
 def stochastic_round(x: Tensor, draws: Generator | None = None) -> Tensor:
-    """float32 -> bf16, one of its two neighbours, with mean x; what bf16 holds stays what it is.
+    """float32 -> bf16, one of its two neighbours, with mean x; values that bf16 has stay unchanged.
 
     A bf16 is the upper half of a float32: add uniform 16 bits to the lower half, cut it off.
     Infinities and NaN pass.
@@ -38,10 +37,10 @@ def stochastic_round(x: Tensor, draws: Generator | None = None) -> Tensor:
 def step_in_float32(optimizer: torch.optim.Optimizer, seed: int) -> torch.optim.Optimizer:
     """Let ``optimizer.step()`` move bf16 weights in float32 and round them stochastically.
 
-    One weight after the other, so that one is in memory twice; its state (moments) is made from
-    the float32 copy, hence float32. Other weights are stepped as ever. What is drawn depends on the
-    seed and on how many steps there were, which the optimiser's own state_dict tells: a resumed run
-    is the same run. Processes that hold the same weights must pass the same seed.
+    One weight after the other, so that only one is in memory twice; its state (moments) is made
+    from the float32 copy, hence float32. Other weights are stepped as usual. The random numbers
+    depend on the seed and the count of steps, which is in the optimiser's state_dict: a resumed run
+    gets the same. Processes that hold the same weights must pass the same seed.
     """
     for group in optimizer.param_groups:
         group.setdefault(_COUNT, 0)
@@ -63,7 +62,7 @@ def _step(seed: int, self: torch.optim.Optimizer, closure: None = None) -> None:
     draws: dict[torch.device, Generator] = {}
 
     def step(chosen: list[list[nn.Parameter]]) -> None:
-        # Each part of the step begins with the groups' values of before (schedule-free counts).
+        # Each weight's step begins with the groups' earlier values (schedule-free counts there).
         for group, values, some in zip(groups, before, chosen, strict=True):
             group.update(values)
             group["params"] = some
@@ -98,7 +97,7 @@ def _step(seed: int, self: torch.optim.Optimizer, closure: None = None) -> None:
 
 
 def _local(x: Tensor) -> Tensor:
-    """This process's share of a tensor that is spread."""
+    """This process's share of a tensor that is spread over processes."""
     return x.to_local() if isinstance(x, DTensor) else x
 
 
@@ -110,7 +109,7 @@ def _remember(
 
 
 def _restore(exact: dict[int, dict[str, Any]], optimizer: torch.optim.Optimizer) -> None:
-    """torch loads moments in the weight's dtype: take those of bf16 weights in their own."""
+    """torch loads moments in the weight's dtype: load those of bf16 weights in float32."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in exact.items():
         weight = weights[number]

@@ -1,1 +1,1 @@
-"""The networks that can be trained, one adapter each; this file imports nothing, they do."""
+"""The networks that can be trained, one adapter for each."""

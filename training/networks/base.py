@@ -1,4 +1,4 @@
-"""What the trainer asks of a network, whatever family it is of."""
+"""The interface between the trainer and a network of any family."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ from sv_core.latent import LatentSpec
 class Backbone(Protocol):
     """A network in our notation: t = 0 is data, and the output is the velocity.
 
-    What its parameters require gradients for is trained; the rest of it is frozen.
+    Parameters that require gradients are trained; the others are frozen.
     """
 
     @property
@@ -22,17 +22,17 @@ class Backbone(Protocol):
 
     @property
     def latent(self) -> LatentSpec:
-        """What the latents are that it was made for."""
+        """The kind of latents that it was made for."""
         ...
 
     @property
     def shift(self) -> float:
-        """The time shift of its own schedule, which training follows unless told otherwise."""
+        """The time shift of its own schedule, which training uses by default."""
         ...
 
     @property
     def span(self) -> tuple[float, float]:
-        """The times that it is for: all of (0, 1), but for half of a pair of experts."""
+        """The times that it is for: (0, 1), or the part of one of two experts."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Backbone(Protocol):
 
     @property
     def interval(self) -> bool:
-        """Whether it is told what interval an average velocity is over."""
+        """Whether it takes r beside t, and so predicts average velocities over [r, t]."""
         ...
 
     def average_velocity(self, x_t: Tensor, r: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -64,31 +64,31 @@ class Backbone(Protocol):
         ...
 
     def forward_mode(self) -> AbstractContextManager[None]:
-        """While it lasts, both can be differentiated forwards: ``torch.func.jvp``."""
+        """Context manager: both velocities have a forward derivative, ``torch.func.jvp``."""
         ...
 
     def watch(self, number: int) -> AbstractContextManager[list[Tensor]]:
-        """While it lasts, forward passes leave block ``number``'s image tokens (b, n, width) there.
+        """Context manager: forward passes append block ``number``'s image tokens (b, n, width).
 
         Blocks count from 1; tokens are in row-major order.
         """
         ...
 
     def on(self, model: Callable[..., Any]) -> "Backbone":
-        """The same adapter over the network as it is wrapped, or over its bare ``forward``."""
+        """The same adapter with ``model``, a wrapped network or its bare ``forward``, in place."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """What a checkpoint file holds, by the file's own names."""
+        """The tensors of a checkpoint file, by the file's own names."""
         ...
 
     def sidecar(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """(tensors, metadata) of a second file, of the embedder of intervals, where there is one.
+        """(tensors, metadata) of a second file, which holds the interval embedder.
 
-        None where the first holds all of the network.
+        None when the first file holds all of the network.
         """
         ...
 
     def metadata(self) -> dict[str, str]:
-        """What a checkpoint file must say for others to rebuild the network."""
+        """The metadata of a checkpoint file, from which others can rebuild the network."""
         ...

@@ -1,4 +1,4 @@
-"""Which network a configuration says: the SiT of [model], or ComfyUI's of [comfy]."""
+"""The network that a configuration names: a SiT by [model], or one of ComfyUI by [comfy]."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,27 +20,27 @@ def build(
     seed: int,
     interval: bool = False,
 ) -> Backbone:
-    """The network that [model] or [comfy] says, for these data; all of it is to be trained.
+    """The network that [model] or [comfy] names, for these data; all of it is to be trained.
 
-    A SiT gets its embedder of intervals here where it needs one (``interval``), a network of
-    ComfyUI's by ``with_interval``. Raises InvalidInput, in one sentence, when the network cannot
+    A SiT gets its interval embedder here if it needs one (``interval``), a network of ComfyUI by
+    ``with_interval``. Raises InvalidInput, in one sentence, when the network cannot
     be had or does not fit the data.
     """
     if comfy.checkpoint is None:
         return sit.build(model, data, seed, interval=interval)
-    from .comfy import load  # what it needs of ComfyUI only some users have
+    from .comfy import load  # it needs ComfyUI, which not every user has
 
     backbone = load.build(comfy, data, processes.device)
-    # Spread weights come together by calls that all processes make equally often.
+    # Sharded weights are gathered by collective calls: all processes must make equally many.
     return replace(backbone, agree=processes.largest) if processes.sharded else backbone
 
 
 def with_interval(backbone: Backbone, begun: Iterable[str | None], seed: int) -> Backbone:
-    """What MeanFlow trains: a network of ComfyUI's with an embedder of intervals beside it.
+    """The backbone for MeanFlow: a network of ComfyUI gets an interval embedder.
 
-    It goes on with that of the LoRA or the model that the run begins with (``begun``), where one
-    lies beside that file. Call this when it is known what else is trained. Raises InvalidInput, in
-    one sentence, for an embedder that does not fit.
+    If one lies beside the LoRA or the model that the run begins with (``begun``), training goes on
+    with it. Call this after it is decided what else is trained. Raises InvalidInput, in one
+    sentence, for an embedder that does not fit.
     """
     if backbone.interval:
         return backbone

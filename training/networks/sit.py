@@ -22,7 +22,7 @@ from .base import Backbone
 
 @dataclass(frozen=True)
 class SiTBackbone:
-    """v(x_t, t, labels) of a SiT; the checkpoint's own direction of time is its model's affair."""
+    """v(x_t, t, labels) of a SiT; its model handles the checkpoint's own direction of time."""
 
     model: nn.Module
     config: SiTConfig
@@ -69,7 +69,7 @@ class SiTBackbone:
         return self.model.state_dict()
 
     def sidecar(self) -> None:
-        """Its embedder of intervals is among the weights."""
+        """None: its interval embedder is among the weights."""
 
     def metadata(self) -> dict[str, str]:
         return to_metadata(self.config, self.latent) | {
@@ -85,7 +85,7 @@ _PROVED: type[Backbone] = SiTBackbone  # to the type checker
 
 
 def load(path: Path) -> SiTBackbone:
-    """A backbone from a checkpoint file. Raises InvalidInput in words when it is not a SiT's."""
+    """A backbone from a checkpoint file. Raises InvalidInput, in one sentence, for other files."""
     state, metadata = read_weights(path)
     try:
         model, latent = from_checkpoint(state, metadata)
@@ -101,14 +101,14 @@ def build(config: ModelConfig, data: Dataset, seed: int, *, interval: bool = Fal
     it predicted, for every r. Without it, a MeanFlow checkpoint stays one. Raises InvalidInput when
     [model] contradicts itself or does not fit the data.
     """
-    said = {f.name: getattr(config, f.name) for f in fields(config)}
-    said = {name: value for name, value in said.items() if value is not None}
-    sizes = said.keys() - {"name", "checkpoint"}
+    given = {f.name: getattr(config, f.name) for f in fields(config)}
+    given = {name: value for name, value in given.items() if value is not None}
+    sizes = given.keys() - {"name", "checkpoint"}
     if config.checkpoint is not None:
-        if len(said) > 1:
+        if len(given) > 1:
             raise InvalidInput(
                 f"model.checkpoint already says what the network is: remove model."
-                f"{sorted(said.keys() - {'checkpoint'})[0]}"
+                f"{sorted(given.keys() - {'checkpoint'})[0]}"
             )
         backbone = load(Path(config.checkpoint))
     else:
@@ -179,7 +179,7 @@ def _describe(config: ModelConfig, data: Dataset) -> SiTConfig:
 
 
 def _check(backbone: SiTBackbone, data: Dataset, config: ModelConfig) -> None:
-    """A checkpoint must be of the data's shape and classes."""
+    """Check that a checkpoint has the data's shape and classes. Raises InvalidInput if not."""
     sit = backbone.config
     data.require_latent(backbone.latent, str(config.checkpoint))
     channels, height, width = data.shape

@@ -46,11 +46,11 @@ class Alignment:
         if config.projector == "mlp":
             make = functools.partial(make, hidden=config.hidden)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)  # not the network's own numbers again
+            torch.manual_seed(seed + 1)  # not the seed of the network's own weights
             self.projectors = Projectors(make(backbone.width, dim) for dim in dims)
 
     def watching(self) -> AbstractContextManager[list[Tensor]]:
-        """While it lasts, each forward pass of the network leaves the block's tokens in a list."""
+        """Context manager: each forward pass appends the block's tokens to the list."""
         return self.backbone.watch(self.config.block)
 
     def loss(
@@ -58,7 +58,7 @@ class Alignment:
     ) -> Tensor:
         """lambda sum_i w_i l_i / total; ``total`` is sum w over the whole batch of the step.
 
-        So the parts of a batch, in one process or several, add up to the loss of the whole.
+        The losses of a batch's parts, in one process or several, then add up to that of the whole.
         """
         w = self.weight(t)
         pairs = [(h, self._wanted(z)) for h, z in zip(projected, features, strict=True)]
@@ -72,7 +72,7 @@ class Alignment:
 def build_alignment(
     config: AlignConfig, backbone: Backbone, data: Dataset, seed: int
 ) -> Alignment | None:
-    """None without encoders. Raises InvalidInput when the features lie on other tokens."""
+    """The alignment, None without encoders. Raises InvalidInput for features on another grid."""
     if not config.encoders:
         return None
     data.require_patch(backbone.patch_size)

@@ -1,6 +1,6 @@
-"""StableVM's references: from the memory bank of a run, or read from the cache where there is text.
+"""StableVM's references: from the memory bank of a run, or for captions from the cache.
 
-Both ways a sample is among its own references, without which the target would be biased.
+In both a sample is among its own references; without that the target would be biased.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,11 @@ from ..rng import generator
 def build_bank(
     config: ObjectiveConfig, data: Dataset, device: torch.device | str, batch: int
 ) -> MemoryBank:
-    """One ring per class and a last one, the pool of all, for dropped labels.
+    """A memory bank with one ring per class and a last ring of all samples, for dropped labels.
 
-    With several processes each has its own, of its own share of every batch, ``batch`` samples a
-    step. These are independent draws of the data like any others, so the target stays unbiased;
-    what one process knows, the others do without. Raises InvalidInput for a bank that a step's
-    samples could overflow.
+    With several processes each has a bank of its own share of every batch, ``batch`` samples a
+    step. These are independent draws of the data, so the target stays unbiased. Processes do not
+    share their references. Raises InvalidInput for a bank that a step's samples could overflow.
     """
     if config.bank < batch:
         raise InvalidInput(
@@ -41,20 +40,20 @@ def build_bank(
 
 
 class Source(Protocol):
-    """Where the references of a run are from."""
+    """Where the references of a run come from."""
 
     @property
     def ahead(self) -> bool:
-        """Whether they are read with the batch, while the step before it is computed."""
+        """Whether references are read with the batch, while the step before is computed."""
         ...
 
     def references(self, batch: Batch) -> References:
-        """(rows, references) of those rows of the batch that have some."""
+        """Pairs (rows, references) for the rows of the batch that have references."""
         ...
 
 
 class FromBank:
-    """What a memory bank holds of each condition, and what the batch brings into it."""
+    """References from a memory bank, into which each batch goes first."""
 
     ahead = False
 
@@ -62,7 +61,7 @@ class FromBank:
         self.bank, self.null = bank, null
 
     def references(self, batch: Batch) -> References:
-        """Take the batch in, then give each row the references of its condition, in this order."""
+        """Add the batch to the bank; then each row's references, those of its condition."""
         self.bank.add(batch.x0, batch.labels)
         self.bank.add(batch.x0, torch.full_like(batch.labels, self.null))
         return [
@@ -72,7 +71,7 @@ class FromBank:
 
 
 class FromCache:
-    """What is read from a cache: there is nothing to keep, however many captions it has.
+    """References that are read from a cache, so that none have to be kept in memory.
 
     [our extension of arXiv 2602.05435 to text]
     """
@@ -87,15 +86,15 @@ class FromCache:
         seed: int = 0,
         first: int = 0,
     ):
-        """At most ``n`` for each row (b,) that ``wanted(step)`` marks.
+        """At most ``n`` references for each row (b,) that ``wanted(step)`` marks.
 
-        ``first`` is the place of a batch's first row in the whole batch of its step, for a row's
-        references are the same whichever process computes it.
+        ``first`` is the place of a batch's first row in the whole batch of its step, so that a row
+        has the same references in whichever process.
         """
         self.cache, self.n, self.wanted, self.seed, self.first = cache, n, wanted, seed, first
 
     def references(self, batch: Batch) -> References:
-        """Those of a row's condition and shape; where that was dropped, any of its shape."""
+        """The items of a row's condition and shape; of any condition where it was dropped."""
         assert batch.items is not None
         cache, found = self.cache, []
         for row in torch.nonzero(self.wanted(batch.step)).flatten().tolist():

@@ -17,9 +17,9 @@ BINS = 8
 
 
 class Aim(NamedTuple):
-    """Where a batch's samples are on their paths, and what the network should say there.
+    """The inputs of a batch and the network's targets at them.
 
-    It is asked for the average velocity over [r, t] (b,), which is the velocity where r = t.
+    A target is the average velocity over [r, t] (b,), which is the velocity where r = t.
     ``v`` is the velocity that ``target`` (b, ...) was made of, ``weight`` (b,) is the loss's,
     ``mask`` (b, 1, ...) says which cells count.
     """
@@ -81,26 +81,27 @@ class Trained(Protocol):
 
 
 class Criterion(Protocol):
-    """What a kind of objective computes in a step; everything else is the same for all."""
+    """What differs between kinds of objectives in a step."""
 
     def times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """r <= t, each (n,), of a whole batch: what ``aim`` draws first."""
+        """Draw r <= t, each (n,), for a whole batch; ``aim`` draws the same ones first."""
         ...
 
     def aim(
         self, batch: Batch, generator: Generator, rows: slice, report: bool
     ) -> tuple[Aim, dict[str, Any]]:
-        """For a batch that is those ``rows`` of the step's; with a report when it is asked for."""
+        """Inputs and targets of the step's ``rows``, and with ``report`` figures of them."""
         ...
 
     def losses(self, backbone: Backbone, aim: Aim) -> Losses:
-        """With a graph, from one part of the batch."""
+        """The losses of one part of the batch, with a graph."""
         ...
 
 
 TIMES = (torch.arange(BINS) + 0.5) / BINS
+"""The middles of eight equal parts of (0, 1)."""
 
 
 def bin_of(t: Tensor) -> Tensor:
-    """Which of the eight parts a time lies in: (b,) -> (b,)."""
+    """The number of the eighth of (0, 1) that a time is in: (b,) -> (b,)."""
     return (t * BINS).long().clamp_max(BINS - 1)

@@ -1,4 +1,4 @@
-"""From the configuration to an objective."""
+"""The objective that a configuration chooses."""
 
 import functools
 import inspect
@@ -17,20 +17,20 @@ from .velocity import Velocity
 def build_criterion(
     kind: str, meanflow: MeanFlowConfig, objective: Objective, state: Trained, setup: Setup
 ) -> Criterion:
-    """What that kind of objective computes."""
+    """The class of that kind of objective."""
     if kind == "meanflow":
         return MeanFlow(meanflow, objective, state, setup)
     return Velocity(objective, setup.n)
 
 
 def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
-    """Where the configuration says nothing, the times are those of the backbone's own schedule.
+    """The loss with its distribution of t: the configured one, else the backbone's own schedule.
 
     Raises InvalidInput for a parameter that the named timesteps do not have.
     """
     name, params = config.timesteps, config.timestep_params
     if name == "auto" and config.kind == "meanflow":
-        name, params = "logit_normal", params or {"mean": -0.4}  # its paper's
+        name, params = "logit_normal", params or {"mean": -0.4}  # as in MeanFlow's paper
     elif name == "auto":
         name = "uniform" if backbone.shift == 1 else "shifted"
         params = params or ({} if backbone.shift == 1 else {"shift": backbone.shift})

@@ -44,7 +44,7 @@ class MeanFlow:
     """
 
     def __init__(self, config: MeanFlowConfig, objective: Objective, state: Trained, setup: Setup):
-        """Before ``state``'s network is wrapped for several processes or half precision."""
+        """Call it before ``state``'s network is wrapped for several processes or half precision."""
         self.config, self.n = config, setup.n
         self.parts, self.compiled = setup.parts, setup.compiled
         self.objective, self.state, self.processes = objective, state, state.processes
@@ -70,9 +70,9 @@ class MeanFlow:
         path = objective.path(batch.x0, generator, rows, self.n)
         r, cond = r[rows].to(path.t), batch.cond.to(path.t.device)
         v = objective.target(path, batch.refs)
-        said: dict[str, Any] = {}
+        reported: dict[str, Any] = {}
         if report and batch.refs:
-            said["stable"] = describe(objective, path, batch.refs, v)
+            reported["stable"] = describe(objective, path, batch.refs, v)
         whole = Aim(path, cond, r, v, v, torch.ones_like(r), batch.mask)
         size = len(r) // self.parts
         aims = [whole.at(slice(i, i + size)) for i in range(0, len(r), size)]
@@ -87,12 +87,12 @@ class MeanFlow:
                     assert suggested is not None  # "auto"
                     beta = min(CAP, suggested)
                 aims = [self._aimed(a, o, beta, generator) for a, o in zip(aims, own, strict=True)]
-                if report:  # last, for what it draws must not change what is learnt
+                if report:  # last: its random draws must not change the training
                     figures = self._figures(aims, used, beta, generator)
-                    said["meanflow"] = {"beta": beta, "suggested": suggested} | figures
+                    reported["meanflow"] = {"beta": beta, "suggested": suggested} | figures
         made = zip(*((a.v, a.target, a.weight) for a in aims), strict=True)
         v, target, weight = (torch.cat(parts) for parts in made)
-        return whole._replace(v=v, target=target, weight=weight), said
+        return whole._replace(v=v, target=target, weight=weight), reported
 
     def losses(self, backbone: Backbone, aim: Aim) -> Losses:
         x_t, t = aim.path.x_t, aim.path.t
@@ -104,13 +104,13 @@ class MeanFlow:
         return Losses(loss, error.detach(), t)
 
     def derivative(self, *point: Any) -> Tensor:
-        """A ``Derivative`` of sv_core.meanflow, by the run's way."""
+        """The ``Derivative`` of sv_core.meanflow that the configuration chooses."""
         with self.state.backbone.forward_mode():
             return self.way(*point)
 
     @contextmanager
     def _steady(self) -> Iterator[None]:
-        """No graph, no dropout, no compiled code, which knows no forward mode."""
+        """Context manager: no graph, no dropout, no compiled code (it has no forward mode)."""
         model = self.state.model
         training = model.training
         with ExitStack() as stack:
@@ -124,13 +124,13 @@ class MeanFlow:
                 model.train(training)
 
     def _own(self, aims: Sequence[Aim], report: bool) -> tuple[list[Aim], list[Tensor | None]]:
-        """With the averaged weights: guidance in each v, and each inside's v_hat if it is used."""
+        """By the averaged weights: v with guidance, and v_hat where r < t if it is used."""
         scale, mix = self.config.guidance, self.config.mix
         use = report or self.config.beta != 0
         if not use and scale == 1:
             return list(aims), [None] * len(aims)
         guided, own = [], []
-        # Autocast remembers the weights it has rounded: it must end before these are taken back.
+        # Autocast caches the rounded weights: it must end before the trained weights come back.
         with self.state.averaged() as backbone, self.processes.autocast():
             for aim in aims:
                 if scale != 1:
@@ -145,7 +145,7 @@ class MeanFlow:
         return guided, own
 
     def _aimed(self, aim: Aim, v_hat: Tensor | None, beta: float, generator: Generator) -> Aim:
-        """With its target, infinite where that explodes, and its weight."""
+        """The aim with its targets, infinite for rows beyond ``limit``, and its weights."""
         rows = _inside(aim)
         inner = aim.at(rows)
         u, (_, _, x_t, t) = _of(self.plain, inner.cond), inner.path
@@ -153,7 +153,7 @@ class MeanFlow:
             u, x_t, inner.r, t, inner.v, v_hat=v_hat, beta=beta, derivative=self.derivative
         )
         ratio = made.flatten(1).norm(dim=1) / inner.v.flatten(1).norm(dim=1)
-        # What is not a number is not below the limit either.
+        # NaN is not below the limit either.
         fine = (ratio <= self.config.limit).view(-1, *[1] * (made.ndim - 1))
         target = aim.v.clone()
         target[rows] = torch.where(fine, made, math.inf)
@@ -183,11 +183,11 @@ class MeanFlow:
     def _figures(
         self, aims: Sequence[Aim], own: Sequence[Tensor], beta: float, generator: Generator
     ) -> dict[str, float | None]:
-        """Over all rows with r < t, ``trace``: Tr(J J^T) / d, from one probe a row.
+        """Figures of all rows with r < t: ``trace`` is Tr(J J^T) / d, from one probe for each row.
 
-        ``variance``: of the target about its mean at (x_t, r, t), per number. That mean takes the
-        velocity itself in place of v, for which v_hat stands in: the mean square of the difference
-        that this makes. v_hat's own error counts as noise.
+        ``variance`` is that of the target about its mean at (x_t, r, t), per element. The mean is
+        estimated by the target that v_hat gives in place of v, so an error of v_hat counts as
+        noise.
         """
         sums = torch.zeros(3, device=self.processes.device)
         for aim, v_hat in zip(aims, own, strict=True):

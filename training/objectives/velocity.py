@@ -18,7 +18,7 @@ CHANGED = 0.01
 
 
 class Velocity:
-    """Flow matching and StableVM: the velocity itself."""
+    """Flow matching and StableVM: the network predicts the velocity itself."""
 
     def __init__(self, objective: Objective, n: int):
         """``n`` is the size of a step's whole batch."""
@@ -33,13 +33,11 @@ class Velocity:
     ) -> tuple[Aim, dict[str, Any]]:
         path = self.objective.path(batch.x0, generator, rows, self.n)
         v = self.objective.target(path, batch.refs)
-        said = (
-            {"stable": describe(self.objective, path, batch.refs, v)}
-            if report and batch.refs
-            else {}
-        )
+        figures = {}
+        if report and batch.refs:
+            figures["stable"] = describe(self.objective, path, batch.refs, v)
         cond = batch.cond.to(path.t.device)
-        return Aim(path, cond, path.t, v, v, torch.ones_like(path.t), batch.mask), said
+        return Aim(path, cond, path.t, v, v, torch.ones_like(path.t), batch.mask), figures
 
     def losses(self, backbone: Backbone, aim: Aim) -> Losses:
         def velocity(x_t: Tensor, t: Tensor) -> Tensor:
@@ -51,7 +49,7 @@ class Velocity:
 def describe(
     objective: Objective, path: Path, refs: References, target: Tensor
 ) -> dict[str, list[float | None]]:
-    """What StableVM did to a batch, per eighth of t; None where the batch has no sample.
+    """How StableVM changed a batch's targets, per eighth of t; None where there is no sample.
 
     ``effective_size``: how many references share a target's weight, on average. 1 below the
     threshold and wherever the target is one reference's. A picture that lies in the bank twice

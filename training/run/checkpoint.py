@@ -1,4 +1,4 @@
-"""What a run's weights say of themselves, and what must be as it was when a run is resumed."""
+"""The metadata of a run's files, and what must be unchanged when a run is resumed."""
 
 import contextlib
 import functools
@@ -41,7 +41,7 @@ def describe(config: Config, state: TrainState) -> dict[str, str]:
 
 
 def describe_sidecar(config: Config, state: TrainState) -> dict[str, str]:
-    """The metadata of the embedder of intervals beside it, without what is the backbone's own."""
+    """The metadata of the interval embedder's file, without what concerns the backbone."""
     metadata = _common(config, state)
     kind = metadata["modelspec.architecture"]
     return metadata | {"modelspec.architecture": f"{kind}/interval-embedder"}
@@ -61,7 +61,7 @@ def _common(config: Config, state: TrainState) -> dict[str, str]:
 
 
 def require_same(now: Config, before: Config) -> None:
-    """What defines a run must be what it was; how long it runs and reports may change.
+    """Check that what defines the run is unchanged; how long it runs and reports may change.
 
     Raises InvalidInput, in one sentence.
     """
@@ -74,7 +74,7 @@ def require_same(now: Config, before: Config) -> None:
         name: getattr(before.comfy, name) for name in ("checkpoint", "folder", "offload_blocks")
     }
     sections.append(("comfy", before.comfy, replace(now.comfy, **free)))
-    # A cache may have moved; whether it is the same is for its identity to say.
+    # A cache may have moved; ``identity`` says whether it is the same.
     moved = replace(now.data, cache=before.data.cache) if now.data.cache else now.data
     sections.append(("data", before.data, moved))
     sections.append(("run", replace(now.run, seed=before.run.seed), now.run))
@@ -90,7 +90,7 @@ def require_same(now: Config, before: Config) -> None:
 
 
 def require_fitting(config: Config, state: TrainState, saved: dict[str, Any]) -> None:
-    """The state must be of this version, of these data and of as many banks as there are now.
+    """Check that the state is of this version, of these data and of as many processes.
 
     Raises InvalidInput, in one sentence.
     """

@@ -1,4 +1,4 @@
-"""``--dry-run``: build everything, try one batch, say what a run would need, write nothing."""
+"""``--dry-run``: build everything, try one batch, print what a run would need, write nothing."""
 
 import torch
 from safetensors import safe_open
@@ -13,7 +13,7 @@ from .step import Learner
 
 
 def dry_run(config: Config) -> None:
-    """Build everything, compute one batch's loss and gradient, say what it takes."""
+    """Build everything, compute one batch's loss and gradient, print sizes and memory."""
     processes = Processes(config.run)
     device = processes.device
     dataset = datasets.load(config.data, config.align.encoders)
@@ -57,7 +57,7 @@ def dry_run(config: Config) -> None:
 
 
 def remedies(config: Config) -> str:
-    """What makes a run smaller that this one does not do yet, the least costly first."""
+    """How this run can need less memory, the cheapest way first."""
     batch, parts, lora = config.data.batch_size, config.optim.accumulate, config.lora.rank
     resting = config.comfy.offload_blocks
     ways = {
@@ -75,7 +75,7 @@ def remedies(config: Config) -> str:
 
 
 def damaged(config: Config) -> str | None:
-    """Which of the files that a run begins with holds NaN, in one sentence; None: no such one."""
+    """One sentence that names a file the run begins with that holds NaN; None if there is none."""
     for path in (config.model.checkpoint, config.comfy.checkpoint, config.lora.checkpoint):
         if path is None or not path.endswith(".safetensors"):
             continue

@@ -1,13 +1,13 @@
 """The folder of a run: where each of its files is, and how they are opened, saved and resumed.
 
-    config.toml                  the configuration as it was resolved
+    config.toml                  the whole configuration, defaults included
     metrics.jsonl                a line for each step
-    bins.png                     what they say of the parts of t (reports.py)
+    bins.png                     a chart of them by noise level (reports.py)
     state.pt                     everything that resuming needs
-    bank-000500-001.pt           the memory bank of a further process, of the state's step
+    bank-000500-001.pt           the memory bank of another process, of the state's step
     weights-000500.safetensors   the averaged weights of a step; -ema0.9: by another average;
-                                 -interval: the embedder of intervals that belongs to them
-    previews/000500.png          pictures of the network as it was
+                                 -interval: the interval embedder that belongs to them
+    previews/000500.png          pictures from the network at that step
 
 Every file but the metrics is written whole or not at all.
 """
@@ -36,7 +36,7 @@ from .state import TrainState
 
 
 class RunFolder:
-    """``run.out``: all that a run reads from it and writes into it goes through here."""
+    """The folder ``run.out``: a run reads from it and writes into it only through this class."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -47,25 +47,25 @@ class RunFolder:
         self.previews = out / "previews"
 
     def weights(self, step: int, decay: float | None = None) -> Path:
-        """The averaged weights of a step; those of a further average by its ``decay``."""
+        """The path of the averaged weights of a step; ``decay`` is that of a further average."""
         suffix = "" if decay is None else f"-ema{decay:g}"
         return self.out / f"weights-{step:06d}{suffix}.safetensors"
 
     def bank(self, step: int | str, process: int) -> Path:
-        """The memory bank of another process than the first; the step may be a pattern."""
+        """The path of the memory bank of a process other than the first; step may be a pattern."""
         step = f"{step:06d}" if isinstance(step, int) else step
         return self.out / f"bank-{step}-{process:03d}.pt"
 
     def preview(self, step: int) -> Path:
-        """The pictures of a step."""
+        """The path of the pictures of a step."""
         return self.previews / f"{step:06d}.png"
 
     def last_weights(self) -> Path | None:
-        """Those that were saved last, if any were."""
+        """The weights that were saved last, None without any."""
         return max(self.out.glob("weights-*.safetensors"), default=None)
 
     def is_of(self, config: Config) -> bool:
-        """Whether it is of a run of this very configuration."""
+        """Whether the folder belongs to a run with this configuration."""
         return self.config.is_file() and self.config.read_text("utf-8") == dump(config)
 
     def open(self, config: Config, state: TrainState, resume: bool) -> None:
@@ -119,7 +119,7 @@ class RunFolder:
             ) from e
 
     def save(self, config: Config, state: TrainState) -> Path:
-        """Averaged weights, then the state that resumes from them; where the weights are.
+        """Write the averaged weights, then the state to resume from; returns the weights' path.
 
         In this order: a kill in between leaves weights that the resumed run writes again, the same.
         All processes must call it. The first one writes, but each its own bank, before the state
@@ -153,7 +153,7 @@ class RunFolder:
                 tensors, sidecar = _shipped(state, backbone), whole(backbone.sidecar())
                 if state.processes.is_main:
                     path = self.weights(state.step, decay)
-                    if sidecar:  # first, so that weights never lie without it
+                    if sidecar:  # first, so that there are never weights without it
                         own, facts = sidecar
                         beside = describe_sidecar(config, state) | facts
                         files.save_weights(files.interval_path(path), own, beside)
@@ -173,7 +173,7 @@ class RunFolder:
 
 
 def _shipped(state: TrainState, backbone: Backbone) -> dict[str, Tensor]:
-    """What the first process writes. All must call it, for each may hold a part."""
+    """The tensors that the first process writes. All must call it: each may hold a part."""
     if state.lora:
         return whole(state_dict(state.model))
     with state.processes.assembled(state.model):
@@ -184,7 +184,7 @@ class Metrics:
     """metrics.jsonl: one line per step, none twice and none missing, also after a crash."""
 
     def __init__(self, path: Path, step: int):
-        """Go on after ``step``; lines of later steps belong to what a crash undid."""
+        """Go on after ``step``: lines of later steps are removed, as a crash undid them."""
         self.path = path
         kept = []
         if step and self.path.exists():
@@ -200,7 +200,7 @@ class Metrics:
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append one step's record; it is in the system's hands at once, so a kill loses none."""
+        """Append one step's record and flush it, so that a kill loses none."""
         try:
             self.file.write(json.dumps(record) + "\n")
             self.file.flush()
@@ -208,13 +208,13 @@ class Metrics:
             raise _in_words(e, self.path) from e
 
     def sync(self) -> None:
-        """Push it to the disk, before the state that counts on it."""
+        """Sync the file to the disk, before a state is saved that assumes these lines."""
         try:
             os.fsync(self.file.fileno())
         except OSError as e:
             raise _in_words(e, self.path) from e
 
     def close(self) -> None:
-        # What a full disk refused is still in the buffer and would be refused again.
+        # What a full disk has refused is still in the buffer, and would fail again.
         with contextlib.suppress(OSError):
             self.file.close()

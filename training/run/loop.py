@@ -30,7 +30,7 @@ from .step import Learner
 from .validate import by_interval, one_call_gap, validate
 
 MOST_SKIPPED = 50
-"""So many fp16 steps in a row may overflow before the run is given up."""
+"""How many fp16 steps in a row may overflow before the run ends."""
 
 
 class Outcome(NamedTuple):
@@ -61,7 +61,7 @@ class _Run:
         self.config, self.processes = config, processes
         self.folder = RunFolder(Path(config.run.out))
         for name in config.run.trackers:
-            reports.library(name)  # a missing one is said before the work, not after
+            reports.library(name)  # a missing one is reported before the work, not after
         self.dataset = dataset.load(config.data, config.align.encoders)
         calls = (1, 4) if config.objective.kind == "meanflow" else ()
         vae = Path(config.run.vae) if config.run.vae else None
@@ -101,7 +101,7 @@ class _Run:
             interrupted = stack.enter_context(_interruptible())
             for step, batch in self._batches(stack):
                 record, stop = self._step(step, batch, interrupted.is_set())
-                if self.processes.count == 1:  # several agree a step later
+                if self.processes.count == 1:  # several processes agree a step later
                     stop = interrupted.is_set()
                 if metrics is not None:
                     metrics.add(record)
@@ -121,7 +121,7 @@ class _Run:
         return Outcome(state.step, state.step == steps, folder.weights(state.step))
 
     def _batches(self, stack: ExitStack) -> Iterator[tuple[int, batches.Batch]]:
-        """The steps that are left with their batches, read while the step before is computed."""
+        """The remaining steps with their batches, each read while the step before is computed."""
         pool = ThreadPoolExecutor(1)
         stack.callback(pool.shutdown, cancel_futures=True)
 
@@ -136,8 +136,8 @@ class _Run:
         config, state, processes = self.config, self.state, self.processes
         began = time.perf_counter()
         report = _due(step, config.run.report_every, config.optim.steps)
-        losses, aligned, said = self.learner.compute(batch, step, report)
-        # One message tells all processes all that they must agree on.
+        losses, aligned, figures = self.learner.compute(batch, step, report)
+        # One collective sum carries everything that the processes must agree on.
         n, rows = config.data.batch_size, self.learner.rows
         shared = torch.zeros(n + 2, device=processes.device)
         shared[rows], shared[n], shared[n + 1] = losses, aligned, float(asked)
@@ -156,14 +156,14 @@ class _Run:
             record["align"] = aligned.item()
         record |= by_interval(losses, *self.learner.times(step))
         record |= {"grad_norm": None if skipped else norm.item(), "lr": lr_at(step, config.optim)}
-        record |= said
+        record |= figures
         record["samples_per_s"] = round(n / (time.perf_counter() - began), 1)
         if _due(step, config.run.validate_every, config.optim.steps):
             record |= self._validate()
         return record, bool(stop)
 
     def _validate(self) -> dict[str, Any]:
-        """The averaged network's loss on what is held out, in all and per eighth of t."""
+        """The averaged network's loss on held-out data, in all and per eighth of t."""
         if not len(self.dataset.held_out):
             return {}
         processes = self.processes
@@ -175,7 +175,7 @@ class _Run:
             chunk = (rows.stop - rows.start) // self.config.optim.accumulate
             sums, count = validate(backbone, self.dataset, part, chunk)
             gap = {}
-            whole = backbone.span == (0.0, 1.0)  # half of a pair makes nothing alone
+            whole = backbone.span == (0.0, 1.0)  # one of a pair of experts makes no pictures alone
             if self.config.objective.kind == "meanflow" and whole:
                 gap["val_one_call"] = one_call_gap(backbone, self.dataset, chunk=chunk)
         shared = torch.cat([sums, torch.tensor([float(count)])]).float().to(processes.device)
@@ -197,7 +197,7 @@ class _Run:
             write_bins(self.folder)
 
     def _require_finite(self, losses: Tensor, aligned: Tensor, norm: Tensor, step: int) -> None:
-        """Stop before a number that is none reaches the averages or a file."""
+        """Raise FloatingPointError before a NaN or infinity reaches the averages or a file."""
         if self.skipped:
             if self.skipped < MOST_SKIPPED:
                 return
@@ -238,7 +238,7 @@ def _due(step: int, every: int, steps: int) -> bool:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C (and a polite kill) lets the loop end after its step; a second one ends it at once."""
+    """Context manager: the first Ctrl-C or SIGTERM is noted, a second one ends the run at once."""
     asked = threading.Event()
     before = {}
 

@@ -1,4 +1,4 @@
-"""From a backbone to pictures, through the very samplers that ship."""
+"""The pictures that a run shows of its network as it goes."""
 
 import math
 from collections.abc import Callable
@@ -22,8 +22,7 @@ from ..sampling.pictures import SHIFT, native_grid, sample, sample_calls, start_
 CPU = torch.device("cpu")
 CALLS = 14
 SHEETS = ((16, (10, 10, 100)), (32, (10, 4, 8)), (math.inf, (4, 1, 1)))
-"""Latent cells on the longer side, at most -> conditions shown, pictures of each, at a time."""
-"""The time shift of SD3.5 and Wan, and so of the paper's grids."""
+"""By the latent's longer side, at most: conditions shown, pictures of each, pictures at a time."""
 
 
 class Preview:
@@ -43,8 +42,8 @@ class Preview:
     ):
         """Without a VAE latents are shown in false colours: their first three channels.
 
-        One that only ComfyUI knows is opened through that of the folder ``comfy``, on ``device``,
-        where the network is, too. Raises InvalidInput, in one sentence, for a VAE that is not the
+        A VAE that only ComfyUI can read is opened through the ComfyUI in ``comfy``, on ``device``,
+        beside the network. Raises InvalidInput, in one sentence, for a VAE that is not the
         data's.
         """
         self.data, self.calls = data, calls
@@ -59,7 +58,7 @@ class Preview:
     def write(self, backbone: Backbone, path: Path | None) -> None:
         """Sample, and write the PNG unless ``path`` is None.
 
-        Half of a pair of experts makes no pictures alone, and none are written.
+        One of a pair of experts cannot make pictures alone: then nothing is written.
         """
         if backbone.span != (0.0, 1.0):
             return
@@ -79,7 +78,7 @@ class Preview:
             write_grid(path, images, columns, max(1, 48 // images.shape[-1]))
 
     def _ways(self, backbone: Backbone) -> list[Callable[[Tensor, Tensor], Tensor]]:
-        """Latents from labels and noise, one way for each block of rows."""
+        """Functions that make latents of labels and noise, one for each block of rows."""
         if self.calls:
             return [partial(sample_calls, backbone, calls=n) for n in self.calls]
         null, ts = self.data.num_classes, native_grid(factor=max(SHIFT, backbone.shift))

@@ -1,4 +1,4 @@
-"""A run's reports: the chart of what StableVM did and what is left to learn, and trackers."""
+"""A run's reports: the chart of targets and loss by noise level, and trackers."""
 
 import hashlib
 import importlib
@@ -26,7 +26,7 @@ def pooled(records: list[dict[str, Any]], name: str) -> list[float | None]:
 def write_bins(folder: RunFolder) -> None:
     """Draw the run's reports: effective size, changed share, validation loss, each by t."""
     lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-    # Most lines of a long run hold neither, and need not be parsed.
+    # Most lines of a long run hold neither and are skipped unparsed.
     records = [json.loads(x) for x in lines if '"stable"' in x or '"val_loss_bins"' in x]
     panels = []
     if any("stable" in r for r in records):
@@ -39,7 +39,7 @@ def write_bins(folder: RunFolder) -> None:
         panels.append(("validation loss", curves))
     if not panels:
         return
-    from matplotlib.figure import Figure  # which takes longer to import than most of this to run
+    from matplotlib.figure import Figure  # importing it takes longer than most of this takes to run
 
     width = 4.4 * len(panels)
     figure = Figure(figsize=(width, 3.6))
@@ -65,7 +65,7 @@ def write_bins(folder: RunFolder) -> None:
 
 
 class Tracker(Protocol):
-    """Takes in one step's record; lists become one curve per entry."""
+    """Add one step's record; lists become one curve per entry."""
 
     def add(self, record: Mapping[str, Any]) -> None: ...
 
@@ -102,7 +102,7 @@ class TensorBoard:
 
     def __init__(self, folder: RunFolder, step: int):
         writer = library("tensorboard").SummaryWriter
-        # What a crash undid is taken back.
+        # Entries of steps that a crash has undone are dropped.
         self._writer = writer(str(folder.out), purge_step=step + 1)
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -138,5 +138,5 @@ TRACKERS = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
 def open_trackers(names: Iterable[str], folder: RunFolder, step: int) -> list[Tracker]:
-    """Those of these names, from the step after ``step`` on."""
+    """The trackers of these names, which go on after ``step``."""
     return [TRACKERS[name](folder, step) for name in names]

@@ -1,4 +1,4 @@
-"""What a step changes, how it is saved, and how a run is opened or taken up again."""
+"""Everything that a step changes: weights, averages, optimiser, bank, and the step's number."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from ..objectives.alignment import Alignment, build_alignment
 from ..objectives.bank import build_bank
 
 FORMAT = 2
-"""Of the saved state."""
+"""The version of the saved state's format."""
 
 
 class TrainState:
@@ -63,7 +63,7 @@ class TrainState:
             processes.spread(self.projectors)
         processes.spread(self.model, self.backbone.blocks, unspreadable(self.model))
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        """The network's own; projectors are trained as well, but not averaged nor shipped."""
+        """The network's trained parameters; projectors are trained too, but not averaged."""
         own = list(self.trained.values())
         self.parameters = own + (list(self.projectors.parameters()) if self.projectors else [])
         self.optimizer = build_optimizer(self.parameters, config.optim)
@@ -88,9 +88,9 @@ class TrainState:
 
     @contextmanager
     def averaged(self, number: int = 0) -> Iterator[Backbone]:
-        """The backbone with averaged weights: what is validated, previewed and shipped.
+        """Context manager: the backbone with averaged weights, for validation, previews and files.
 
-        Without averages, with the trained ones.
+        Without averages it has the trained weights.
         """
         training = self.model.training
         values = self.averages[number].tensors if self.averages else []
@@ -102,7 +102,7 @@ class TrainState:
                 self.model.train(training)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whole tensors, however many processes share them; all must ask. The bank is one's own."""
+        """The state as whole tensors. All processes must call it; each gets its own bank."""
         scaler = self.processes.accelerator.scaler
         averages = [dict(zip(self.trained, a.tensors, strict=True)) for a in self.averages]
         return {

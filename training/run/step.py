@@ -22,7 +22,7 @@ from .state import TrainState
 
 
 class Learner:
-    """A run's network, projectors and optimiser at work on this process's share of a batch."""
+    """Trains a run's network and projectors on this process's share of each batch."""
 
     def __init__(self, config: Config, state: TrainState, objective: Objective):
         self.data, self.optim, self.run = config.data, config.optim, config.run
@@ -51,12 +51,12 @@ class Learner:
         self.backbone: Backbone = state.backbone.on(model)
 
     def fetch(self, step: int) -> batches.Batch:
-        """This process's share of the step's batch, read; with references that can be read, too."""
+        """Read this process's share of the step's batch, and references that are read ahead."""
         batch = batches.batch(self.dataset, self.data, self.run.seed, step, self.rows)
         return self._referred(batch, ahead=True)
 
     def _source(self, bank: MemoryBank | None, n: int) -> Source:
-        """Where the references are from: the bank, or else ``n`` of them from the cache."""
+        """Where references come from: the bank, or else the cache, at most ``n`` for each row."""
         if bank is not None:
             return FromBank(bank, self.null)
         assert isinstance(self.dataset, LatentCache)  # only a cache has text
@@ -67,13 +67,13 @@ class Learner:
         return FromCache(self.dataset, n, wanted, self.run.seed, self.rows.start)
 
     def _referred(self, batch: batches.Batch, ahead: bool) -> batches.Batch:
-        """The batch with its references, if this is when they are taken."""
+        """Add references to the batch, if now is the time: ahead of the step or in it."""
         if self.source is None or self.source.ahead != ahead:
             return batch
         return batch._replace(refs=self.source.references(batch))
 
     def compute(self, batch: batches.Batch, step: int, report: bool) -> tuple[Tensor, Tensor, dict]:
-        """Leave the gradients in place; (squared error per sample, alignment loss, report)."""
+        """Compute the gradients; returns (squared error per sample, alignment loss, report)."""
         parts = self.optim.accumulate
         device, seed = self.processes.device, self.run.seed
         batch = batch._replace(
@@ -81,13 +81,13 @@ class Learner:
             features=tuple(z.to(device) for z in batch.features),
             mask=None if batch.mask is None else batch.mask.to(device),
         )
-        if self.draws:  # else nothing draws from torch's own generator
+        if self.draws:  # nothing else draws from torch's own generator
             own = f"dropout/{self.processes.index}"
             torch.manual_seed(rng.generator(seed, step, own).initial_seed())
         batch = self._referred(batch, ahead=False)
         drawn = rng.generator(seed, step, "path")
-        aim, said = self.criterion.aim(batch, drawn, self.rows, report)
-        # Of the whole batch, which every process can draw: so the shares add up to its loss.
+        aim, figures = self.criterion.aim(batch, drawn, self.rows, report)
+        # Of the whole batch, which every process can draw: so the shares' losses add up.
         total = None
         if self.alignment:
             total = self.alignment.weight(self.times(step)[1]).sum().to(device)
@@ -99,7 +99,7 @@ class Learner:
             loss, align = self._part(aim.at(rows), features, total, part == parts - 1)
             losses.append(loss)
             aligned += align
-        return torch.cat(losses), aligned, said
+        return torch.cat(losses), aligned, figures
 
     def times(self, step: int) -> tuple[Tensor, Tensor]:
         """r <= t (n,) of all samples of a step, those of other processes included."""
@@ -128,7 +128,7 @@ class Learner:
         return losses.error, align.detach()
 
     def update(self, step: int) -> tuple[Tensor, bool]:
-        """Clip and step; (the gradient's norm, whether fp16 overflowed and nothing moved)."""
+        """Clip and step; returns (the gradient's norm, whether fp16 overflowed: no step)."""
         norm = self.processes.clip(self.parameters, self.optim.clip)
         if self.run.precision != "fp16" and not torch.isfinite(norm):
             return norm, False

@@ -14,8 +14,6 @@ from ..objectives.base import TIMES
 from ..rng import generator
 from ..sampling.pictures import sample_calls
 
-"""The middles of eight equal parts of (0, 1)."""
-
 
 @torch.no_grad()
 def validate(
@@ -27,7 +25,7 @@ def validate(
     on: the same yardstick for all. Its least value is not 0 but the variance of that target. A
     picture's noise is drawn from its own place among ``held_out``, so that a ``part`` of them adds
     up with the others, and at most ``chunk`` pictures are read at a time. Times outside the
-    network's span are not a number.
+    network's span have the loss NaN.
     """
     device = next(backbone.model.parameters()).device
     places = torch.arange(len(data.held_out))[part]
@@ -61,14 +59,14 @@ CHAIN = 8
 
 
 def by_interval(losses: Tensor, r: Tensor, t: Tensor) -> dict[str, float | None]:
-    """The mean loss at the boundary r = t, and in the interior; nothing without an interior."""
+    """The mean loss at the boundary r = t and in the interior r < t; {} without an interior."""
     if not (r < t).any():
         return {}
     return {"boundary": _mean(losses[r == t]), "interior": _mean(losses[r < t])}
 
 
 def one_call_gap(backbone: Backbone, data: Dataset, n: int = 64, chunk: int = 64) -> float:
-    """E |x - y|^2 per number: x from one call, y from the same noise in 8, in model space.
+    """E |x - y|^2 per element: x from one call, y from the same noise in 8 calls, in model space.
 
     0 for the exact average velocity. Fixed noise; the labels and shapes of the first ``n`` held-out
     samples, of which at most ``chunk`` are made at a time.

@@ -1,4 +1,4 @@
-"""Many samples of one checkpoint, in batches, whatever was asked for."""
+"""Many samples of one checkpoint, made in batches, with any sampler."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,11 @@ from .pictures import write_grid
 
 GRID = "grid.png"
 SHOWN = 64
+"""How many pictures the grid shows: the first ones."""
 
 SamplerFn = Callable[[VelocityFn, Tensor, Tensor, Generator], Tensor]
 MEANFLOW = "meanflow"
+"""One average velocity per step. Not among SAMPLERS: these are functions of a velocity."""
 SAMPLERS: dict[str, SamplerFn] = {
     "euler": lambda v, x, ts, g: sample_euler(v, x, ts),
     "heun": lambda v, x, ts, g: sample_heun(v, x, ts),
@@ -32,11 +34,12 @@ SAMPLERS: dict[str, SamplerFn] = {
     "stable": lambda v, x, ts, g: sample_stable(v, x, ts),
     "sde": lambda v, x, ts, g: sample_sde(v, x, ts, generator=g),
 }
+"""``stable`` runs on the paper's thinned grid, the others on all ``steps``."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the pictures depend on."""
+    """Everything that the pictures depend on, beside the checkpoint."""
 
     n: int
     classes: list[int]
@@ -65,7 +68,7 @@ class Studio:
 
     @torch.inference_mode()
     def make(self, order: Order, number: int) -> Tensor:
-        """The pictures of a batch by its number, (b, h, w, 3) bytes."""
+        """Make batch ``number`` of an order: (b, h, w, 3) bytes."""
         rows = range(number * order.batch, min((number + 1) * order.batch, order.n))
         labels = torch.tensor([order.classes[i % len(order.classes)] for i in rows])
         labels = labels.to(self.device)
@@ -78,7 +81,7 @@ class Studio:
             return lambda x, t: self._velocity(x, t, cond, r)
 
         def velocity(r: Tensor | None = None) -> VelocityFn:
-            """Guided; averaged down to r, where there is one."""
+            """With guidance; the average velocity over [r, t] when r is given."""
             null = torch.full_like(labels, sit.num_classes)
             return guided(under(labels, r), under(null, r), order.guidance, order.interval)
 
@@ -90,7 +93,7 @@ class Studio:
         images = self.decode(self.backbone.latent.from_model(latents)).clamp(0, 1)
         if not torch.isfinite(images).all():
             raise FloatingPointError(
-                f"batch {number} holds numbers that are none: use --precision fp32, or another "
+                f"the pictures of batch {number} are not finite: use --precision fp32, or another "
                 f"checkpoint"
             )
         images = images.expand(-1, 3, -1, -1)

@@ -12,7 +12,7 @@ from sv_core.sampling import VelocityFn
 def sample_heun(velocity: VelocityFn, x: Tensor, ts: Tensor) -> Tensor:
     """dx/dt = v by the mean of the velocities at both ends of a step: order 2, 2n - 1 calls.
 
-    The last step, to t = 0, is Euler's: a network is not asked where it was never trained.
+    The last step, to t = 0, is Euler's: a network was never trained at t = 0.
     """
     ts = ts.to(x)
     for t, r in pairwise(ts):

@@ -1,4 +1,4 @@
-"""A folder of pictures made batch by batch: begun once, finished whenever, joined at the end."""
+"""A folder of pictures that are made batch by batch and joined into one file at the end."""
 
 import json
 import zipfile
@@ -15,9 +15,9 @@ SETTINGS, NPZ = "settings.json", "samples.npz"
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:
-    """Make the folder, or find it as these very settings left it.
+    """Make the folder, or check that it was begun with the same settings.
 
-    Raises InvalidInput, in one sentence, and changes nothing then.
+    Raises InvalidInput, in one sentence and without changing anything, when it was not.
     """
     file = out / SETTINGS
     try:
@@ -42,7 +42,7 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
 
 
 def part_path(out: Path, number: int) -> Path:
-    """Where a batch lies until all are there."""
+    """The path of a batch's file until all are joined."""
     return out / f"part-{number:06d}.npy"
 
 
@@ -58,7 +58,7 @@ def read_part(out: Path, number: int) -> np.ndarray:
 
 
 def join(out: Path, n: int, parts: int) -> None:
-    """All parts, of ``n`` pictures, as one .npz, copied part by part; then the parts go."""
+    """Join all parts, ``n`` pictures, into one .npz, part by part; then delete the parts."""
 
     def write(file: Any) -> None:
         first = read_part(out, 0)

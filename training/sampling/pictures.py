@@ -1,4 +1,4 @@
-"""From a backbone to pictures, through the very samplers that ship."""
+"""Pictures from a backbone, by the samplers of sv_core."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..networks.base import Backbone
 GUIDANCE = 2.0
 STEPS = 30
 SHIFT = 3.0
+"""The time shift of SD3.5 and Wan, and so of the paper's grids."""
 
 
 def native_grid(steps: int = STEPS, factor: float = SHIFT) -> Tensor:
@@ -68,7 +69,7 @@ def sample(
 def sample_calls(backbone: Backbone, labels: Tensor, noise: Tensor, calls: int = 1) -> Tensor:
     """``sample`` for a network of average velocities, in so many calls over equal intervals.
 
-    What guidance there is was built in by training.
+    Guidance is what training has built into the network.
     """
     device = next(backbone.model.parameters()).device
     labels = labels.to(device)

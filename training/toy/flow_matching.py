@@ -1,4 +1,4 @@
-"""What StableVM does, where everything is known: ``python -m training.toy [PICTURE.png]``.
+"""StableVM where the truth is known: ``python -m training.toy [PICTURE.png]``.
 
 On 2-D Gaussian mixtures the marginal velocity has a closed form, so the noise of a training target,
 the noise of its gradient and the error of a trained network are measured against the truth. About a

@@ -1,4 +1,4 @@
-"""What the toys are made of: mixtures that know their velocity, and stacks of small networks."""
+"""Gaussian mixtures with their exact velocity, and stacks of small networks."""
 
 import itertools
 import math

@@ -1,7 +1,7 @@
 """A network of ComfyUI's in our notation.
 
-It says v(x, t) itself; what it wants to know beside x and the time is asked of the same functions
-that sampling asks, so that training sees what sampling will see.
+The network predicts v(x, t) itself. Its other inputs come from the same functions of ComfyUI that
+sampling uses, so that training and sampling see the same.
 """
 
 import math
@@ -29,7 +29,7 @@ from .texts import Entry, Texts, empty_text, grouped, require
 
 @dataclass
 class _Live:
-    """What changes while a network is used, shared by all adapters over it."""
+    """The mutable state of a network in use, shared by all adapters over it."""
 
     tokens: int = 0
     options: dict[str, Any] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class ComfyBackbone:
 
     ``model`` is the network, perhaps wrapped; ``base`` is ComfyUI's whole model around it, which
     knows conditioning, timestep and latents. ``agree`` makes the number of passes of a call the
-    same in all processes of a sharded run (FSDP): it is given this process's and returns the
-    largest.
+    same in all processes of a sharded run (FSDP): it takes this process's number and returns
+    the largest.
     """
 
     model: nn.Module
@@ -85,7 +85,7 @@ class ComfyBackbone:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What it computes in, whatever the weights are kept in."""
+        """The dtype that it computes in, whatever the weights are stored in."""
         return self.base.manual_cast_dtype or self.base.diffusion_model.dtype
 
     @property
@@ -113,7 +113,9 @@ class ComfyBackbone:
         if self.texts is None:
             raise RuntimeError("this network is conditioned by text, and no texts were given to it")
         groups = grouped(self.texts, cond.tolist())
-        passes = self.agree(len(groups))  # before the first, which others may wait for
+        passes = self.agree(
+            len(groups)
+        )  # before the first pass, for which other processes may wait
         whole = len(groups) == 1
         parts = [
             self._pass(*((x, t, gap) if whole else (x[rows], t[rows], gap[rows])), entry)
@@ -184,7 +186,7 @@ class ComfyBackbone:
 
     @contextmanager
     def forward_mode(self) -> Iterator[None]:
-        """While it lasts, velocity can be differentiated forwards: ``torch.func.jvp``.
+        """Context manager: velocity has a forward derivative, ``torch.func.jvp``.
 
         Attention is written out, a part of the queries at a time, as fused kernels have no forward
         derivative; blocks are neither recomputed nor compiled nor fetched from elsewhere.
@@ -199,7 +201,7 @@ class ComfyBackbone:
 
     @contextmanager
     def watch(self, number: int) -> Iterator[list[Tensor]]:
-        """While it lasts, every velocity leaves block ``number``'s image tokens (b, n, width).
+        """Context manager: every velocity appends block ``number``'s image tokens (b, n, width).
 
         Row-major over frames, height, width; blocks count from 1; Flux's single blocks follow its
         double ones.
@@ -220,7 +222,7 @@ class ComfyBackbone:
             self.live.watchers[:] = [w for w in self.live.watchers if w[0] is not pieces]
 
     def on(self, model: Callable[..., Any]) -> "ComfyBackbone":
-        """The same adapter over the network as it is wrapped, or over its bare ``forward``."""
+        """The same adapter with ``model``, a wrapped network or its bare ``forward``, in place."""
         return replace(self, model=model)
 
     def reading(self, texts: Texts) -> "ComfyBackbone":
@@ -293,13 +295,13 @@ _PROVED: type[Backbone] = ComfyBackbone  # to the type checker
 def wrap(
     base: Any, family: Family, file: ModelFile, host: Host, names: dict[str, str]
 ) -> ComfyBackbone:
-    """A host's model, made ready: frozen, its blocks guarded, its 8-bit layers exact."""
+    """A backbone over a model of ComfyUI: frozen, its blocks guarded, its 8-bit layers exact."""
     network = base.diffusion_model.requires_grad_(False).eval()
     for module in network.modules():
         if hasattr(module, "_full_precision_mm"):
             # Activations rounded to 8 bits have no forward derivative, and an inexact gradient.
             module._full_precision_mm = True
-    # Buffers are the same in all processes, and no call of the network is to wait for others.
+    # Buffers are the same in all processes: no call of the network has to wait for others.
     network._ddp_params_and_buffers_to_ignore = [n for n, _ in network.named_buffers()]
     blocks = [block for block, _ in families.blocks(family, network)]
     middle = float(base.model_sampling.percent_to_sigma(0.5))
@@ -318,7 +320,7 @@ def wrap(
 
 
 def blank(backbone: ComfyBackbone, device: str) -> tuple[Tensor, Tensor]:
-    """(x, t) of one picture of two by two tokens, for asking a network what it does."""
+    """(x, t) of one picture of two by two tokens, for trying a network."""
     side = 2 * backbone.patch_size
     frames = (1,) if backbone.family.frames else ()
     shape = (1, backbone.latent.channels, *frames, side, side)

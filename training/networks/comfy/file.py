@@ -126,30 +126,30 @@ def host_metadata(file: ModelFile) -> dict[str, str]:
     if _QUANTISED not in file.metadata:
         return dict(file.metadata)
     try:
-        said = json.loads(file.metadata[_QUANTISED])
+        stated = json.loads(file.metadata[_QUANTISED])
     except json.JSONDecodeError as e:
         raise InvalidInput(
             f"{file.path} says in a damaged way how it is quantised: fetch or save it again"
         ) from e
-    layers = {k.removeprefix(file.prefix): v for k, v in said.get("layers", {}).items()}
-    return file.metadata | {_QUANTISED: json.dumps(said | {"layers": layers})}
+    layers = {k.removeprefix(file.prefix): v for k, v in stated.get("layers", {}).items()}
+    return file.metadata | {_QUANTISED: json.dumps(stated | {"layers": layers})}
 
 
 def known_to(file: ModelFile, host: Host) -> bool:
-    """Whether the host sees how a file is quantised; else it would take W / s for W."""
+    """Whether this ComfyUI knows how a file is quantised; else it would take W / s for W."""
     newer = hasattr(host.utils, "convert_old_quants")
     return file.quantisation in ((None, "old", "new") if newer else (None, "old"))
 
 
 def beside(name: str) -> bool:
-    """Whether a tensor says how another is quantised, and is nothing of the network's own."""
+    """Whether a tensor only describes how another one is quantised."""
     return name.rpartition(".")[2] in _BESIDE
 
 
 def _outgrown(value: Tensor, scale: Tensor, stored: torch.dtype) -> Tensor:
     """The same scale s, unless W / s is too large for the 8 bits.
 
-    So weights that did not change are stored as they were, to the bit.
+    So weights that did not change are stored as before, bit for bit.
     """
     least = value.abs().amax().float() / torch.finfo(stored).max
     return torch.maximum(scale.float().to(least.device), least).to(scale.dtype)

@@ -1,4 +1,4 @@
-"""What makes ComfyUI's blocks differentiable: backwards by gradients, forwards by tangents."""
+"""Changes that ComfyUI's blocks need for correct gradients and forward derivatives."""
 
 import functools
 import math
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 CHUNK = 512
-"""Queries at a time: 512 x 32k keys of 24 heads are 1.6 GB in float32."""
+"""How many queries are computed at a time: 512 x 32k keys of 24 heads are 1.6 GB in float32."""
 
 
 class OutOfPlace(TorchFunctionMode):
-    """While it lasts, ``a += b`` makes a new tensor, to the same bit.
+    """Context manager: ``a += b`` makes a new tensor, with the same bits.
 
-    Flux's blocks add to their own inputs in place. That spoils what was kept for the gradient: with
-    recomputation unseen by autograd, and then gradients are silently wrong.
+    Flux's blocks add to their own inputs in place. That overwrites what was kept for the gradient;
+    with recomputation autograd does not notice, and gradients are silently wrong.
     """
 
     def __torch_function__(
@@ -47,7 +47,7 @@ def guard(blocks: Iterable[nn.Module]) -> dict[nn.Module, Callable]:
 
 @contextmanager
 def plainly(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
-    """While it lasts, the blocks run just these forwards: forward mode knows no recomputation."""
+    """Context manager: the blocks run only these forwards, without recomputation or compiling."""
     before = {block: block.forward for block in forwards}
     try:
         for block, forward in forwards.items():

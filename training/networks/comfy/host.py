@@ -34,8 +34,8 @@ class Host:
 def open_host(folder: Path, device: torch.device) -> Host:
     """Import the ComfyUI of that folder (7 to 8 s), or hand back what was imported before.
 
-    Everything that ComfyUI decides while it is imported is said to it beforehand: the device, and
-    PyTorch's own attention, which has a derivative. Raises InvalidInput, in one sentence, when this
+    What ComfyUI decides while it is imported is set beforehand: the device, and PyTorch's own
+    attention, which has a derivative. Raises InvalidInput, in one sentence, when this
     Python lacks what ComfyUI needs, or when another folder or device was opened before.
     """
     folder, device = folder.resolve(), torch.device(device)
@@ -71,7 +71,7 @@ def open_host(folder: Path, device: torch.device) -> Host:
             f"this Python ({sys.executable}) lacks {what}, which ComfyUI needs: run the training "
             f"with ComfyUI's own Python, {python_of(folder)}"
         ) from e
-    # Without it newer ones rotate queries and keys by a kernel that has no derivative.
+    # Without it newer versions rotate queries and keys by a kernel without a derivative.
     management.in_training = True
     host = Host(folder, version(folder), device, management=management, **modules)
     _OPENED["host"] = host

@@ -36,8 +36,8 @@ def load(
     """A backbone from a diffusion model's or a checkpoint's file, frozen, in the CPU's memory.
 
     Weights are kept as stored, or in ``dtype`` (scaled fp8 is then multiplied out). ``guidance`` is
-    what a distilled network such as Flux-dev is told: at 1 its output is the plain velocity, which
-    is what training compares it with; at 3.5 it is one that was pushed away from the empty caption.
+    the input of a distilled network such as Flux-dev: at 1 its output is the plain velocity, with
+    which training compares it; at 3.5 it is a velocity with guidance.
     Raises InvalidInput, in one sentence, when the file is damaged or of no family that is known.
     """
     file, part = read(path, host)
@@ -87,11 +87,11 @@ def build(config: ComfyConfig, data: Dataset, device: torch.device) -> ComfyBack
 
 
 def with_interval(backbone: ComfyBackbone, seed: int, begun: Path | None = None) -> ComfyBackbone:
-    """The same told intervals, by an embedder in float32 that is trained whatever else is.
+    """The backbone with an interval embedder in float32, which is always trained.
 
-    New, it changes nothing yet and is a function of the seed; ``begun`` is the file of one to go on
-    with. It becomes a part of the network: call this after ``lora.inject``, whose patterns it must
-    not fit. Raises InvalidInput, in one sentence, for a file of something else.
+    A new one does not change the output yet and depends on the seed alone; ``begun`` is the file of
+    one to go on with. It becomes a part of the network: call this after ``lora.inject``, whose
+    patterns must not match it. Raises InvalidInput, in one sentence, for a file of something else.
     """
     network, family = backbone.base.diffusion_model, backbone.family.name
     with torch.random.fork_rng(devices=[]):
@@ -100,8 +100,8 @@ def with_interval(backbone: ComfyBackbone, seed: int, begun: Path | None = None)
     if begun is not None:
         state, metadata = read_weights(begun)
         try:
-            embedder, said = interval.from_file(state, metadata)
-            interval.require_fit(embedder, said, network, family)
+            embedder, stated = interval.from_file(state, metadata)
+            interval.require_fit(embedder, stated, network, family)
         except InvalidInput as e:
             raise InvalidInput(f"{begun}: {e}") from e
     place = interval.PREFIX.removesuffix(".")
@@ -119,9 +119,9 @@ def _build(file: ModelFile, part: dict[str, Tensor], host: Host, dtype: torch.dt
     """ComfyUI's whole model. Raises InvalidInput, in one sentence, when it knows no such file."""
     load_state = host.sd.load_diffusion_model_state_dict
     known = inspect.signature(load_state).parameters
-    said: dict[str, Any] = {"metadata": host_metadata(file), "disable_dynamic": True}
+    options: dict[str, Any] = {"metadata": host_metadata(file), "disable_dynamic": True}
     if file.quantisation and dtype is not None:
-        part, said["metadata"] = dequantised(file, part, dtype), {}
+        part, options["metadata"] = dequantised(file, part, dtype), {}
     elif not known_to(file, host):
         raise InvalidInput(
             f"{file.path} is quantised in a way that this ComfyUI does not know: update ComfyUI, "
@@ -133,11 +133,11 @@ def _build(file: ModelFile, part: dict[str, Tensor], host: Host, dtype: torch.dt
         patcher = load_state(
             dict(part),
             model_options={} if dtype is None else {"dtype": dtype},
-            **{name: value for name, value in said.items() if name in known},
+            **{name: value for name, value in options.items() if name in known},
         )
     except torch.OutOfMemoryError:
         raise
-    except Exception as e:  # its detection looks up what other files lack, and fails anyhow
+    except Exception as e:  # its detection fails with any exception on files of other kinds
         raise _unknown(file.path) from e
     if patcher is None or not isinstance(patcher.model.model_sampling, host.sampling.CONST):
         raise _unknown(file.path)
@@ -161,7 +161,7 @@ def _names(base: Any, file: ModelFile) -> dict[str, str]:
 
 
 def _refuse_pictures(backbone: ComfyBackbone) -> None:
-    """Raises InvalidInput for a network that wants a picture beside the text."""
+    """Raises InvalidInput for a network that takes a picture beside the text."""
     (x, t), entry = blank(backbone, "cpu"), empty_text(backbone.family, backbone.model, "cpu")
     _, options = backbone.inputs(x, t, entry)
     if "c_concat" in options:

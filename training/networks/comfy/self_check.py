@@ -20,11 +20,11 @@ from .backbone import ComfyBackbone, wrap
 from .host import Host
 
 TOLERANCE = 1e-3
-"""Of the largest entry; float32 itself errs by 1e-6 to 1e-5, a changed host by percents."""
+"""The largest error allowed, relative to the largest entry; float32 alone has 1e-6 to 1e-5."""
 
 
 class Unfit(InvalidInput):
-    """This ComfyUI cannot be trained through as it is."""
+    """This version of ComfyUI gives wrong derivatives, so nothing can be trained with it."""
 
 
 def self_check(backbone: ComfyBackbone, host: Host) -> None:

@@ -1,4 +1,4 @@
-"""What networks are told beside the noisy latent: text encoders' tensors, looked up by number."""
+"""The text inputs of networks: text encoders' tensors, looked up by the condition's number."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +26,8 @@ class Texts(Protocol):
 def grouped(texts: Texts, numbers: Sequence[int]) -> list[tuple[list[int], dict[str, Tensor]]]:
     """Rows whose texts have the same shapes, with these texts stacked: (b, L, D).
 
-    So no text is padded: ComfyUI pads by repetition, and not every version masks what it added.
-    Numbers come as float32, for autocast on a CPU knows no stacking of float16.
+    So no text is padded: ComfyUI pads by repetition, and not every version masks the padding.
+    Tensors are float32, because autocast on a CPU cannot stack float16.
     """
     entries = {
         k: {
