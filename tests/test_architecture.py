@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def imports(tree: ast.AST, name: str) -> set[tuple[str, bool]]:
     return found
 
 
+def imported(name: str) -> set[str]:
+    """The files of this repository that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(SOURCES[name])):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        above = name.split("/")[: -node.level] if node.level else []
+        base = [*above, *(node.module.split(".") if node.module else [])]
+        for path in (base, *([*base, alias.name] for alias in node.names)):
+            found.add("/".join(path) + ".py")
+    return (found & SOURCES.keys()) - {name}
+
+
 def calls(tree: ast.AST) -> list[ast.Call]:
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
@@ -46,6 +60,74 @@ def test_imports_go_one_way(name):
     else:
         assert {m for m, relative in modules if relative} <= {"training"}
         assert not {m for m, _ in modules} & {"nodes"}
+
+
+# Which folders of training/ a folder imports from. Each stands on those before it, so there is no
+# circle; the tools in training/ itself (files, rng and others) stand on none, the commands on any.
+FLOORS: dict[str, set[str]] = {
+    "config": set(),
+    "engine": {"config"},
+    "data": {"config"},
+    "networks": {"config", "data", "engine"},
+    "encoders": {"networks"},
+    "sampling": {"networks"},
+    "objectives": {"config", "data", "engine", "networks"},
+    "caching": {"config", "data", "encoders", "networks"},
+    "run": {
+        "caching", "config", "data", "encoders", "engine", "networks", "objectives", "sampling",
+    },
+    "toy": set(),
+    "demo": {"config", "data", "networks", "run", "sampling"},
+}  # fmt: skip
+
+
+def floor(name: str) -> str:
+    """The folder of training/ that a file is in; of a file in training/ itself, nothing."""
+    return name.split("/")[1] if name.count("/") > 1 else ""
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("training/")])
+def test_a_folder_of_the_trainer_stands_on_those_below_it(name):
+    inside = {other for other in imported(name) if other.startswith("training/")}
+    below = {floor(other) for other in inside} - {"", floor(name)}
+    if floor(name):
+        assert below <= FLOORS[floor(name)]
+    elif "def main(" not in SOURCES[name]:
+        assert not below
+
+
+def test_the_trainer_s_folders_stand_in_order():
+    names = list(FLOORS)
+    assert {floor(n) for n in SOURCES if n.startswith("training/")} - {""} == set(names)
+    assert all(below <= set(names[:i]) for i, below in enumerate(FLOORS.values()))
+
+
+def test_no_files_import_each_other_in_a_circle():
+    files = TopologicalSorter({n: imported(n) for n in SOURCES if not n.endswith("__init__.py")})
+    files.prepare()  # raises CycleError, which names the circle
+
+
+# training/config reads the configuration of a run, and what puts a run together takes it apart;
+# everything below takes the sections, or the values, that it uses.
+WHOLE_CONFIGURATION = {
+    "training/run": {"checkpoint", "dry_run", "folder", "loop", "state", "step"},
+    "training/demo": {"show"},
+    "training": {"finetune"},
+}
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("training/")])
+def test_only_what_builds_a_run_sees_its_whole_configuration(name):
+    names = {
+        alias.name
+        for node in ast.walk(ast.parse(SOURCES[name]))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    folder, _, file = name.rpartition("/")
+    if folder == "training/config":
+        return
+    assert "Config" not in names or file[:-3] in WHOLE_CONFIGURATION.get(folder, set())
 
 
 # Of the host other rooms of nodes/ see its public interface and where its folders are. Everything
