@@ -35,12 +35,23 @@ def load_nodes() -> ModuleType:
     return importlib.import_module("stable_velocity.nodes")
 
 
-def words_of(schema: Any) -> dict:
-    """The texts of one node: its name and description, and those of its inputs and outputs."""
+def words_of(node: Any) -> dict:
+    """The texts of one node: its name and description, and those of its inputs and outputs.
+
+    ``dependent_inputs`` of a node are nested in a drop-down where ComfyUI can do that, and stand
+    beside it where not: they are listed both ways, so that every version finds its own.
+    """
+    schema = node.define_schema()
+    dependent = node.dependent_inputs() if hasattr(node, "dependent_inputs") else {}
+    plain = {part.id: part for parts in dependent.values() for part in parts}
+    nested = {f"{k}_{part.id}": part for k, parts in dependent.items() for part in parts}
+    own = {i.id: i for i in schema.inputs if i.id not in plain}
     return {
         "display_name": schema.display_name,
         "description": schema.description,
-        "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
+        "inputs": {
+            key: {"name": i.id, "tooltip": i.tooltip} for key, i in (own | nested | plain).items()
+        },
         "outputs": {
             str(k): {"name": o.display_name, "tooltip": o.tooltip}
             for k, o in enumerate(schema.outputs)
@@ -50,8 +61,7 @@ def words_of(schema: Any) -> dict:
 
 def generate() -> str:
     """The text of the file."""
-    schemas = [node.define_schema() for node in load_nodes().NODES]
-    words = {schema.node_id: words_of(schema) for schema in schemas}
+    words = {node.define_schema().node_id: words_of(node) for node in load_nodes().NODES}
     return json.dumps(words, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import dropdowns
 from .calibrate import StableVSCalibrate, StableVSCalibrationLoader
+from .fewer_calls import FewerCallsNode
 from .meanflow import MeanFlowLoader, MeanFlowSampler
 from .reports import FidelityReport, RegimePlot
 from .sampler import StableVSSampler
@@ -11,6 +12,7 @@ from .scheduler import RegimeSplitScheduler, RegimeSplitSigmas
 from .sit import SiTClassCondition, SiTLoader
 
 NODES = [
+    FewerCallsNode,
     SiTLoader,
     SiTClassCondition,
     StableVSSampler,

@@ -171,7 +171,7 @@ def _march(
     return path.curved(y, last).to(dtype)
 
 
-def _listed(nodes: Sequence[int], steps: int) -> NextFn:
+def listed_calls(nodes: Sequence[int], steps: int) -> NextFn:
     """Calls at the given nodes. Raises InvalidInput for a list that does not fit the grid."""
     if list(nodes) != sorted(set(nodes)) or not nodes or nodes[0] != 0 or nodes[-1] >= steps:
         raise InvalidInput(
@@ -182,26 +182,34 @@ def _listed(nodes: Sequence[int], steps: int) -> NextFn:
     return lambda known: following[known[0][0]]
 
 
-def _curvature(known: Known, times: Sequence[float]) -> float:
+def _curvature(known: Known, times: Sequence[float], parts: Sequence[int]) -> float:
     """The relative distance of the newest velocity from the line through the two before it.
 
-    rms(v - forecast) / rms(v) / ((t0 - t)(t1 - t)), per sample, then the mean over the batch.
+    rms(v - forecast) / rms(v) / ((t0 - t)(t1 - t)), per sample, then the mean over the batch, then
+    the most over the parts.
     """
     (k, v), *before = known
-    error = (v - forecast(times, tuple(before), k)).flatten(1).square().mean(1)
+    error = (v - forecast(times, tuple(before), k)).flatten(1).square()
+    sizes = parts or [error.shape[1]]
+    errors = torch.stack([part.mean(1) for part in error.split(sizes, 1)])
+    squares = torch.stack([part.mean(1) for part in v.flatten(1).square().split(sizes, 1)])
     # The clamp keeps the ratio finite where the velocity is exactly 0.
-    size = v.flatten(1).square().mean(1).clamp_min(torch.finfo(v.dtype).tiny)
+    squares = squares.clamp_min(torch.finfo(v.dtype).tiny)
     distance = (times[before[0][0]] - times[k]) * (times[before[1][0]] - times[k])
-    return float((error / size).sqrt().mean()) / distance
+    return float((errors / squares).sqrt().mean(1).max()) / distance
 
 
-def _adaptive(times: Sequence[float], tolerance: float) -> NextFn:
-    """Calls by ``adaptive_block``. Raises InvalidInput unless the tolerance is positive."""
+def adaptive_calls(times: Sequence[float], tolerance: float, parts: Sequence[int] = ()) -> NextFn:
+    """Calls by ``adaptive_block``. Raises InvalidInput unless the tolerance is positive.
+
+    ``parts``: how many numbers of a sample belong to each of several latents in one row, such as
+    picture and sound. Each is judged by its own size, and the worst decides.
+    """
     if not tolerance > 0:
         raise InvalidInput(f"tolerance must be above 0 (0.02 is usual), got {tolerance:g}")
 
     def next_call(known: Known) -> int:
-        curvature = _curvature(known, times) if len(known) == 3 else None
+        curvature = _curvature(known, times, parts) if len(known) == 3 else None
         return known[0][0] + adaptive_block(times, [k for k, _ in known], curvature, tolerance)
 
     return next_call
@@ -239,11 +247,11 @@ def sample_forecast(
     """
     times = StraightPath(interpolant, ts).times
     if nodes is None and tolerance is not None:
-        next_call = _adaptive(times, tolerance)
+        next_call = adaptive_calls(times, tolerance)
     else:
         if nodes is None:
             nodes = call_nodes(times, calls, rule)
-        next_call = _listed(nodes, len(ts) - 1)
+        next_call = listed_calls(nodes, len(ts) - 1)
     return _march(velocity, x, ts, interpolant, solver, next_call, callback)
 
 

@@ -79,6 +79,12 @@ def require_linear_flow(model_sampling: Any) -> None:
         )
 
 
+def is_exploding_flow(model_sampling: Any) -> bool:
+    """Whether it is a linear flow whose x the host keeps as x0 + sigma eps (Cosmos-Predict2)."""
+    exploding = getattr(comfy.model_sampling, "COSMOS_RFLOW", None)
+    return exploding is not None and isinstance(model_sampling, exploding)
+
+
 def total_steps(steps: int, denoise: float) -> int:
     """The length of the grid whose last ``steps`` steps the host keeps for ``denoise`` below 1."""
     return int(steps / denoise) if denoise < 1 else steps

@@ -1,0 +1,177 @@
+# ruff: noqa: TID251
+"""The tables of ``host_any_sampler.py``: run by the host's interpreter, in its folder."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from host_beds import PACK, SEED, Bed, digits_bed, host_model
+
+import comfy.samplers  # isort: skip  after host_beds, which starts the host
+import torch
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+
+any_sampler, table = (
+    import_module(f".nodes.samplers.{name}", PACK) for name in ("any_sampler", "sampler_table")
+)
+record = import_module(".sv_core.velocity_record", PACK)
+STEPS = 20
+NAMED = ("euler", "uni_pc", "res_multistep", "gradient_estimation", "er_sde", "dpmpp_2m", "heun")
+"""Those beside which the caches are tried: what official templates use, and two more."""
+CORRECTED = ("euler", "uni_pc", "res_multistep", "deis")
+GUIDANCE = (1.0, 2.0, 4.0, 6.0)
+Run = tuple[torch.Tensor, int]
+
+
+@contextmanager
+def measured_anew(name: str, quantity: Any, convergence: Any) -> Iterator[None]:
+    """Context manager: nothing is left alone by the table, and these settings hold.
+
+    convergence: a number, None for no replay, or "chosen" as the node chooses it.
+    """
+    before = dict(table.FORECAST), dict(table.LEFT_ALONE), any_sampler.convergence_for
+    table.LEFT_ALONE.clear()
+    table.FORECAST[table.name_of(comfy.samplers.sampler_object(name).sampler_function)] = quantity
+    if convergence != "chosen":
+        any_sampler.convergence_for = lambda guidance: convergence
+    try:
+        yield
+    finally:
+        for now, then in zip((table.FORECAST, table.LEFT_ALONE), before[:2], strict=True):
+            now.clear()
+            now.update(then)
+        any_sampler.convergence_for = before[2]
+
+
+def ours(
+    bed: Bed, name: str, quantity: Any = record.VELOCITY,
+    convergence: Any = "chosen", **choice: Any,
+) -> tuple[torch.Tensor, int, str]:  # fmt: skip
+    """(samples, calls, what the node says)."""
+    told: list[str] = []
+    with measured_anew(name, quantity, convergence):
+        model = any_sampler.FewerCalls(any_sampler.Choice(**choice), told.append).attach(
+            bed.patcher
+        )
+        x, calls = bed.run(comfy.samplers.sampler_object(name), bed.grid(STEPS), model)
+    return x, calls, told[0]
+
+
+def fewer_steps(bed: Bed, name: str, calls: int) -> Run:
+    """The most steps that need no more calls."""
+    sampler = comfy.samplers.sampler_object(name)
+    for steps in range(min(calls, STEPS), 2, -1):
+        run = bed.run(sampler, bed.grid(steps))
+        if run[1] <= calls:
+            return run
+    return run
+
+
+def cached(bed: Bed, name: str, node: Any, calls: int, base: torch.Tensor) -> Run | None:
+    """The nearest of the settings that make no more calls."""
+    runs = []
+    for start in (0.0, 0.15):
+        for threshold in torch.logspace(-2, 0.3, 10).tolist():
+            patcher = node.execute(bed.patcher, threshold, start, 0.95, False).args[0]
+            try:
+                run = bed.run(comfy.samplers.sampler_object(name), bed.grid(STEPS), patcher)
+            except RuntimeError:  # 0.3.64: the node adds tensors of other sizes with guidance
+                continue
+            if run[1] <= calls:
+                runs.append(run)
+    return max(runs, key=lambda run: bed.decibels(run[0], base), default=None)
+
+
+def shown(bed: Bed, run: tuple | None, base: torch.Tensor) -> str:
+    return "-" if run is None else f"{bed.decibels(run[0], base):.1f} ({run[1]})"
+
+
+def every_sampler(bed: Bed) -> None:
+    print(f"\n### Every sampler, {STEPS} steps, a share of half: dB (calls)\n")
+    print("| sampler | its own calls | v forecast | x0 forecast | v, no replay | fewer steps |")
+    print("|---|---|---|---|---|---|")
+    for name in comfy.samplers.SAMPLER_NAMES:
+        if name == "stable_vs":
+            continue
+        base, own = bed.run(comfy.samplers.sampler_object(name), bed.grid(STEPS))
+        x, calls, told = ours(bed, name)
+        if "runs as without" in told:
+            print(f"| {name} | {own} | {told.split(': ', 1)[1]} | | | |", flush=True)
+            continue
+        made = [
+            (x, calls),
+            ours(bed, name, record.DATA),
+            ours(bed, name, convergence=None),
+            fewer_steps(bed, name, calls),
+        ]
+        row = " | ".join(shown(bed, run, base) for run in made)
+        print(f"| {name} | {own} | {row} |", flush=True)
+
+
+def exact(bed: Bed) -> None:
+    print("\n### With every call: samplers whose result is not their own, bit for bit\n")
+    others = []
+    for name in comfy.samplers.SAMPLER_NAMES:
+        if name == "stable_vs":
+            continue
+        base, own = bed.run(comfy.samplers.sampler_object(name), bed.grid(STEPS))
+        x, calls, _ = ours(bed, name, share=1.0)
+        if not torch.equal(x, base) or calls != own:
+            others.append(name)
+    print(", ".join(others) or f"none of {len(comfy.samplers.SAMPLER_NAMES) - 1}", flush=True)
+
+
+def beside_caches(bed: Bed) -> None:
+    print(f"\n### Beside the caches, {STEPS} steps, at most 10 calls: dB (calls)\n")
+    print("| sampler | Fewer Calls | fewer steps | EasyCache, tuned | LazyCache, tuned |")
+    print("|---|---|---|---|---|")
+    for name in NAMED:
+        sampler = comfy.samplers.sampler_object(name)
+        base, _ = bed.run(sampler, bed.grid(STEPS))
+        model = any_sampler.FewerCalls(any_sampler.Choice(number=10), lambda text: None)
+        made = [
+            bed.run(sampler, bed.grid(STEPS), model.attach(bed.patcher)),
+            fewer_steps(bed, name, 10),
+            cached(bed, name, EasyCacheNode, 10, base),
+            cached(bed, name, LazyCacheNode, 10, base),
+        ]
+        print(f"| {name} | " + " | ".join(shown(bed, run, base) for run in made) + " |", flush=True)
+
+
+def replay_and_guidance(bed: Bed) -> None:
+    settings = {"no replay": None, "velocity kept": 0.0, "0.3": 0.3, "0.5": 0.5, "0.7": 0.7}
+    settings |= {"data kept": 1.0, "the node's": "chosen"}
+    print("\n### What a replayed call keeps (convergence), by guidance: dB at 10 of 20 calls\n")
+    print("| cfg | sampler | " + " | ".join(settings) + " |")
+    print("|---|---|" + "---|" * len(settings))
+    usual = bed.cfg
+    for bed.cfg in GUIDANCE:
+        for name in CORRECTED:
+            base, _ = bed.run(comfy.samplers.sampler_object(name), bed.grid(STEPS))
+            row = [
+                f"{bed.decibels(ours(bed, name, convergence=c)[0], base):.1f}"
+                for c in settings.values()
+            ]
+            print(f"| {bed.cfg:g} | {name} | " + " | ".join(row) + " |", flush=True)
+    bed.cfg = usual
+
+
+def twenty(bed: Bed) -> Bed:
+    """Two of every digit: every sampler takes its time."""
+    bed.shape, bed.noise = (20, *bed.shape[1:]), bed.noise[:20]
+    bed.conds[0] = host_model.conditioning_from_classes(list(range(10)) * 2)
+    return bed
+
+
+@torch.inference_mode()
+def inside(checkpoint: Path) -> None:
+    print(f"ComfyUI in {Path.cwd().name}, torch {torch.__version__}, seed {SEED}")
+    bed = twenty(digits_bed(checkpoint))
+    for table_of in (beside_caches, exact, every_sampler, replay_and_guidance):
+        table_of(bed)
+
+
+inside(Path(sys.argv[2]))
