@@ -12,6 +12,8 @@ FILES = [p for package in ("sv_core", "nodes", "training") for p in (ROOT / pack
 SOURCES = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in sorted(FILES)}
 every_file = pytest.mark.parametrize("name", SOURCES)
 UNSAFE = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+TRIES_CODE_OF_OTHERS = {"nodes/samplers/any_sampler.py"}
+"""Runs the samplers of other packs without a model, which may raise whatever they like."""
 SHAPELESS_NAMES = {"utils.py", "common.py", "helpers.py", "misc.py"}
 
 
@@ -212,7 +214,8 @@ def test_a_mistake_of_the_user_is_told_from_a_defect(name):
     if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
         assert not set().union(*caught) & {"ValueError", "OSError", "Exception", "BaseException"}
     elif name.startswith("nodes/"):  # what a library says of a file comes in several classes
-        assert {"ValueError"} not in caught and {"Exception"} not in caught
+        assert {"ValueError"} not in caught
+        assert {"Exception"} not in caught or name in TRIES_CODE_OF_OTHERS
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("sv_core/")])

@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nodes
-from tests.nodes.loaded_pack import MODEL, NAME, SHAPE, complaint, sample
+from tests.nodes.loaded_pack import MODEL, NAME, SHAPE, complaint, flow, sample
 from tests.nodes.moded_flow import (
     EULER,
     MODES,
@@ -430,6 +430,6 @@ def test_a_video_s_run_holds_few_tensors_of_its_size():
 
 def test_a_flow_kept_as_x0_plus_noise_takes_the_same_steps():
     """Cosmos-Predict2's form: its euler in sigma is another solver, but near at 40 steps."""
-    assert any_sampler.is_exploding_flow(comfy.model_sampling.COSMOS_RFLOW())
-    assert not any_sampler.is_exploding_flow(comfy.model_sampling.CONST())
+    assert flow.is_exploding_flow(comfy.model_sampling.COSMOS_RFLOW())
+    assert not flow.is_exploding_flow(comfy.model_sampling.CONST())
     any_sampler.require_flow(comfy.model_sampling.COSMOS_RFLOW())
