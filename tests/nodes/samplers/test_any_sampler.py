@@ -10,11 +10,10 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import nodes
-from tests.nodes.loaded_pack import MODEL, NAME, SHAPE, complaint, flow, sample
+from tests.nodes.fewer_calls_runs import GRID20, behind, sampler, through
+from tests.nodes.loaded_pack import MODEL, NAME, SHAPE, flow, sample
 from tests.nodes.moded_flow import (
     EULER,
     MODES,
@@ -23,19 +22,14 @@ from tests.nodes.moded_flow import (
     conditions,
     decibels,
     grid_of,
-    make_modes,
     run,
 )
 
 pytestmark = pytest.mark.inside
 
-Node = nodes.NODE_CLASS_MAPPINGS["FewerCalls"]
-module = import_module(".nodes.fewer_calls", NAME)
 any_sampler = import_module(".nodes.samplers.any_sampler", NAME)
 table = import_module(".nodes.samplers.sampler_table", NAME)
 plan = import_module(".nodes.samplers.plan", NAME)
-calibration = import_module(".nodes.calibration_file", NAME)
-GRID20 = grid_of(20)
 NAMES = [n for n in comfy.samplers.SAMPLER_NAMES if n != "stable_vs"]
 DRAWS = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 
@@ -60,28 +54,6 @@ class Held(TorchDispatchMode):
         self.alive[key] -= 1
         if not self.alive[key]:
             del self.alive[key]
-
-
-def behind(way="share", model=MODES, **settings):
-    """(the model with the node, what it tells)."""
-    reports = []
-    before, module.show_on_node = module.show_on_node, lambda node, text: reports.append(text)
-    try:
-        made = Node.execute(model, {"calls": way, **settings}).args[0]
-    finally:
-        module.show_on_node = before
-    return made, reports
-
-
-def sampler(name):
-    return comfy.samplers.sampler_object(name)
-
-
-def through(name, grid=GRID20, **settings):
-    """(samples with the node, what it reports, the levels of the calls)."""
-    model, reports = behind(**settings)
-    SEEN.clear()
-    return sample(sampler(name), grid.clone(), model=model), reports, list(SEEN)
 
 
 def test_with_every_call_each_sampler_gives_its_own_result_bit_for_bit():
@@ -160,17 +132,6 @@ def test_a_sampler_that_fails_without_the_model_still_runs():
     assert torch.equal(made, run(EULER, GRID20)) and "I want the real one" in reports[0]
 
 
-def test_the_result_says_what_was_done():
-    _, reports, seen = through("euler")
-    first, second = reports[0].split("\n")
-    assert first.startswith("10 of 20 calls (10 saved), 10 network evaluations, ")
-    assert first.endswith(" s in the model") and second.startswith("at 0 ")
-    listed = [int(word) for word in second.removeprefix("at ").split()]
-    assert [float(GRID20[k]) for k in listed] == seen
-    again, reports, _ = through("euler", way="list", nodes=second.removeprefix("at "))
-    assert torch.equal(again, through("euler")[0]) and reports[0].startswith("10 of 20")
-
-
 def test_evaluations_count_both_sides_of_guidance():
     model, reports = behind()
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
@@ -181,70 +142,6 @@ def test_evaluations_count_both_sides_of_guidance():
             disable_pbar=True, seed=1,
         )  # fmt: skip
         assert f"{expected} network evaluations" in reports[-1], reports
-
-
-def test_every_way_of_choosing_calls():
-    for settings, calls in (
-        ({"way": "share", "share": 0.25}, 5),
-        ({"way": "number", "number": 7}, 7),
-        ({"way": "quality", "quality": "draft"}, 7),
-        ({"way": "quality", "quality": "high"}, 14),
-        ({"way": "list", "nodes": "0 5, 9 12"}, 4),
-        ({"way": "number", "number": 99}, 20),
-    ):
-        _, reports, seen = through("euler", **settings)
-        assert len(seen) == calls and reports[0].startswith(f"{calls} of 20"), (settings, reports)
-    few, many = (len(through("euler", way="adaptive", tolerance=t)[2]) for t in (0.1, 0.002))
-    assert few < many <= 20
-
-
-def made_calibration(grid=GRID20, **changes):
-    found = {
-        "sigmas": tuple(round(float(s), 7) for s in grid), "nodes": {6: (0, 4, 8, 12, 15, 18)},
-        "drift": (), "split": None, "runs": 1, "seed": 0, "checked": 6,
-    }  # fmt: skip
-    return calibration.Calibration(*calibration.fingerprint(MODES), **(found | changes))
-
-
-def test_a_calibration_decides_where_it_fits():
-    found = made_calibration()
-    _, reports, seen = through("euler", way="calibrated", calibration=found, number=6)
-    assert reports[0].endswith("at 0 4 8 12 15 18") and len(seen) == 6
-    _, reports, seen = through("euler", grid_of(24), way="calibrated", calibration=found, number=6)
-    assert "belongs to a grid of 20 steps" in reports[0] and len(seen) == 24
-    _, reports, _ = through("dpm_2", way="calibrated", calibration=found, number=6)
-    assert "once a step" in reports[0], reports
-
-
-def test_mistakes_are_refused_at_the_node_in_words():
-    def words(way, model=MODES, **settings):
-        return complaint(lambda: Node.execute(model, {"calls": way, **settings}))
-
-    assert "list is empty" in words("list", nodes=" ")
-    assert "whole numbers" in words("list", nodes="0 two")
-    assert "begin with 0 and ascend" in words("list", nodes="1 2")
-    assert "connect StableVS Calibrate" in words("calibrated")
-    assert "has no list of 9 calls" in words("calibrated", calibration=made_calibration(), number=9)
-    other = make_modes()
-    other.model.diffusion_model.means = torch.nn.Parameter(torch.zeros(3, 4))
-    assert "whose weights have other shapes" in words(
-        "calibrated", calibration=made_calibration(), number=6, model=other
-    )
-    assert "tolerance must be above 0" in words("adaptive", tolerance=0.0)
-    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
-
-    other = ModelSamplingDiscrete().patch(MODES, "eps", False)[0]
-    assert "needs a flow-matching model" in words("share", model=other)
-
-
-def test_the_plain_form_of_the_inputs_means_the_same():
-    for plain, nested in (
-        ({"calls": "share", "share": 0.25}, {"calls": "share", "share": 0.25}),
-        ({"calls": "number", "share": 0.25, "number": 7}, {"calls": "number", "number": 7}),
-        ({"calls": "share"}, {"calls": "share", "share": 0.5}),
-    ):
-        assert module.choice_of(plain, MODES) == module.choice_of(nested, MODES)
-    assert len(Node.execute(MODES, "number", number=7).args) == 1
 
 
 def test_previews_and_the_bar_count_calls():
@@ -354,32 +251,6 @@ def test_guidance_and_hooks_happen_at_the_calls():
     model, _ = behind(model=hooked)
     made = sample(EULER, GRID20, model=model)
     assert len(asked) == 10 and decibels(made, base) > 25, (len(asked), decibels(made, base))
-
-
-def test_other_packs_wrappers_survive_on_either_side():
-    order = []
-
-    def noting(label):
-        def wrapper(executor, *args, **options):
-            order.append(label)
-            return executor(*args, **options)
-
-        return wrapper
-
-    first = MODES.clone()
-    first.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "a", noting("before"))
-    model, reports = behind(model=first)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "z", noting("after"))
-    made = sample(EULER, GRID20, model=model)
-    assert order == ["before", "after"] and "10 of 20" in reports[0]
-    assert torch.equal(made, through("euler")[0])
-
-
-def test_the_model_given_is_left_as_it_is():
-    behind()
-    SEEN.clear()
-    run(EULER, GRID20)
-    assert len(SEEN) == 20
 
 
 class PointData:

@@ -1,0 +1,26 @@
+"""The table of samplers names the host's own, and says of each one thing."""
+
+from importlib import import_module
+
+import comfy.samplers
+import pytest
+
+from tests.nodes.loaded_pack import NAME
+
+pytestmark = pytest.mark.inside
+
+table = import_module(".nodes.samplers.sampler_table", NAME)
+
+
+def test_every_name_is_a_sampler_of_the_newest_host_and_in_one_part():
+    assert not table.FORECAST.keys() & table.LEFT_ALONE.keys()
+    known = {*comfy.samplers.SAMPLER_NAMES}
+    newer = {"exp_heun_2_x0_sde", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"}
+    assert {*table.FORECAST, *table.LEFT_ALONE} - newer <= known
+
+
+def test_a_sampler_is_found_by_its_function():
+    for name in ("euler", "lcm", "sa_solver"):
+        assert table.name_of(comfy.samplers.sampler_object(name).sampler_function) == name
+    assert table.quantity_for("euler") is table.VELOCITY
+    assert table.quantity_for("sa_solver") is table.DATA
