@@ -20,6 +20,13 @@ from training.networks.comfy.folder import find_all, python_of
 PACK = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 NAME = "stable-velocity"
+PICTURES = (
+    "example.png",
+    "image_flux2_input_image.png",
+    "image_qwen_image_edit_input_image.png",
+    "video_wan2_2_14B_i2v_input_image.jpg",
+)
+"""What the workflows load. The host reads a picture by its content, whatever its name."""
 FLAGS = ("--cpu", "--disable-api-nodes", "--preview-method", "latent2rgb")
 
 
@@ -64,7 +71,8 @@ def furnish(base: Path, host: Host, tiny_models: Path, source: Path = HERE) -> P
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes/test_nodes").symlink_to(source / "test_nodes", target_is_directory=True)
     (base / "input").mkdir()
-    shutil.copy2(host.folder / "input/example.png", base / "input")
+    for name in PICTURES:
+        shutil.copy2(host.folder / "input/example.png", base / "input" / name)
     return base / "models/diffusion_models"
 
 

@@ -12,7 +12,14 @@ from safetensors.torch import save_file
 from sv_core.models.interval import IntervalEmbedder, to_file
 from tests.host.server import NAME, PromptError, Server
 from tests.host.test_server import EULER, changed, images
-from tests.host.test_workflows import assert_near, find, last_sampler, latent, twin, with_euler
+from tests.host.test_workflows import (
+    assert_near,
+    find,
+    last_sampler,
+    latent,
+    paper_graph,
+    with_euler,
+)
 from training.demo.recogniser import Recogniser
 
 pytestmark = pytest.mark.comfy
@@ -97,7 +104,7 @@ def with_jumps(prompt: dict, embedder: str, sampler: dict) -> dict:
 
 
 def test_a_host_s_model_jumps_behind_its_embedder(server: Server) -> None:
-    prompt = twin("sd35_large")
+    prompt = paper_graph("sd35_large")
     grid = find(prompt, "RegimeSplitScheduler")
     prompt[grid] = {
         "class_type": "BasicScheduler",
@@ -120,6 +127,6 @@ def test_a_host_s_model_jumps_behind_its_embedder(server: Server) -> None:
 
 
 def test_an_embedder_that_is_missing_is_said_before_anything_runs(server: Server) -> None:
-    prompt = with_jumps(twin("sd35_large"), "gone.safetensors", EULER)
+    prompt = with_jumps(paper_graph("sd35_large"), "gone.safetensors", EULER)
     with pytest.raises(PromptError, match=r"gone\.safetensors"):
         server.run(prompt)

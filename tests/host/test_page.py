@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.server import NAME, PACK, Server
+from tests.host.test_workflows import FEWER, UNBUILT, require_nodes
 from tests.host.tiny import SMALL
 
 pytestmark = pytest.mark.comfy
@@ -17,9 +18,10 @@ SCREENSHOTS = PACK / "out" / "screenshots"
 EVENTS = ("execution_success", "execution_error", "execution_interrupted", "progress", "b_preview")
 TWINS = Path(__file__).parent / "workflows"
 SHRINK = """small => {
-    for (const node of app.graph._nodes)
-        for (const widget of node.widgets ?? [])
-            if (widget.name in small) widget.value = Math.min(widget.value, small[widget.name]);
+    for (const scope of [app.graph, ...(app.graph.subgraphs?.values() ?? [])])
+        for (const node of scope._nodes)
+            for (const widget of node.widgets ?? [])
+                if (widget.name in small) widget.value = Math.min(widget.value, small[widget.name]);
 }"""
 SHOW_ALL = """() => {
     const boxes = app.graph._nodes.map(n => [n.pos[0], n.pos[1] - 40, n.size[0], n.size[1] + 40]);
@@ -30,6 +32,21 @@ SHOW_ALL = """() => {
     app.canvas.ds.scale = scale;
     app.canvas.ds.offset = [80 / scale - left, 80 / scale - top];
     app.canvas.setDirty(true, true);
+}"""
+SHOW_EACH_SCOPE = """async () => {
+    const root = app.rootGraph ?? app.graph, found = [];
+    for (const scope of [root, ...(root.subgraphs?.values() ?? [])]) {
+        app.canvas.setGraph(scope);
+        await new Promise(done => setTimeout(done, 1000));  // the nodes take their sizes
+        const boxes = scope._nodes.map(n => [n.type, ...n.boundingRect]);
+        found.push(boxes.map(([type, ...box]) => ({type, box})));
+    }
+    app.canvas.setGraph(root);
+    return found;
+}"""
+SHOW_ALL_OF = """number => {
+    const root = app.rootGraph ?? app.graph;
+    app.canvas.setGraph([root, ...(root.subgraphs?.values() ?? [])][number]);
 }"""
 COUNT_EVENTS = """names => {
     window.seen = Object.fromEntries(names.map(n => [n, []]));
@@ -91,13 +108,13 @@ def open_workflow(page, server: Server, name: str, twin: dict) -> None:
     workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
     page.evaluate("graph => app.loadGraphData(graph)", workflow)
     missing = page.evaluate(
-        "app.graph._nodes.filter(n => n.has_errors || !(n.type in LiteGraph.registered_node_types))"
-        ".map(n => n.type)"
+        "[app.graph, ...(app.graph.subgraphs?.values() ?? [])].flatMap(g => g._nodes)"
+        ".filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)"
     )
     # Notes are drawn by the page itself.
     assert [m for m in missing if m not in ("Note", "MarkdownNote")] == []
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
-    assert prompt.keys() == twin.keys()
+    assert prompt.keys() == twin.keys(), "the API twin has other nodes"
     for node, wanted in twin.items():
         assert prompt[node]["class_type"] == wanted["class_type"]
         known = inputs_of(server, wanted["class_type"])
@@ -128,11 +145,68 @@ def test_digits_workflow_opens_and_runs(page, server: Server, digits: dict) -> N
     assert page.evaluate("seen.b_preview.length") >= 2
 
 
+def twin_for(server: Server, name: str) -> dict:
+    prompt = json.loads((TWINS / f"{name}.json").read_text("utf-8"))
+    require_nodes(server, prompt)
+    return prompt
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in TWINS.glob("*.json")))
 def test_workflow_opens_and_runs_on_tiny_models(page, server: Server, name: str) -> None:
-    open_workflow(page, server, name, json.loads((TWINS / f"{name}.json").read_text("utf-8")))
+    open_workflow(page, server, name, twin_for(server, name))
+    if name in UNBUILT:
+        return
     page.evaluate(SHRINK, SMALL)
     press_run(page, server, name)
+
+
+def overlaps(nodes: list[dict]) -> list[str]:
+    """Pairs of nodes that lie on one another, as the page says where they are."""
+
+    def apart(a: list[float], b: list[float]) -> bool:
+        return any(a[i] + a[i + 2] <= b[i] or b[i] + b[i + 2] <= a[i] for i in (0, 1))
+
+    return [
+        f"{one['type']} on {other['type']}"
+        for i, one in enumerate(nodes)
+        for other in nodes[:i]
+        if not apart(one["box"], other["box"])
+    ]
+
+
+def keep_pictures(page, name: str, scopes: int) -> None:
+    """A screenshot of the graph and of each of its subgraphs."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for number in range(scopes):
+        page.evaluate(SHOW_ALL_OF, number)
+        page.wait_for_timeout(500)
+        page.evaluate(SHOW_ALL)
+        page.wait_for_timeout(500)
+        page.screenshot(path=SCREENSHOTS / f"{name}-{number}.png")
+    page.evaluate(SHOW_ALL_OF, 0)
+
+
+@pytest.fixture(params=[False, True], ids=["canvas", "vue"])
+def canvas_mode(request, opened) -> Iterator[str]:
+    """Nodes drawn on the canvas, or as elements of the page."""
+    set_mode = "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    opened.evaluate(set_mode, request.param)
+    yield "vue" if request.param else "canvas"
+    opened.evaluate(set_mode, False)
+
+
+@pytest.mark.parametrize("name", sorted({*FEWER, *UNBUILT}))
+def test_no_node_lies_on_another(page, server: Server, canvas_mode: str, name: str) -> None:
+    open_workflow(page, server, name, twin_for(server, name))
+    label = f"{name}-{server.host.name}-{canvas_mode}"
+    for when in ("before", "after"):
+        found = page.evaluate(SHOW_EACH_SCOPE)
+        keep_pictures(page, f"{label}-{when}", len(found))
+        assert all(n["box"][2] > 0 for nodes in found for n in nodes)
+        assert [o for nodes in found for o in overlaps(nodes)] == [], when
+        if when == "before" and name not in UNBUILT:
+            page.evaluate(SHRINK, SMALL)
+            press_run(page, server, label)
 
 
 def test_workflow_opens_from_the_templates_browser(page, server: Server) -> None:
@@ -165,7 +239,7 @@ def test_widgets_that_a_preset_overrides_are_disabled(page) -> None:
         return node.widgets.filter(w => w.disabled).map(w => w.name);
     }"""
     overridden = ["scheduler", "steps", "split", "low_steps", "rule"]
-    for workflow, of_file in (("flux1_dev", overridden), ("digits", [])):
+    for workflow, of_file in (("img2img", overridden), ("digits", [])):
         graph = json.loads((PACK / "workflows" / f"{workflow}.json").read_text("utf-8"))
         page.evaluate("graph => app.loadGraphData(graph)", graph)
         assert page.evaluate(disabled, "") == of_file

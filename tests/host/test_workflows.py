@@ -1,7 +1,11 @@
-"""The workflows' API twins in running servers, with tiny models of all the families."""
+"""The workflows' API twins, and graphs of the paper's sampler, in running servers.
+
+Tiny models of the families stand in for the official files.
+"""
 
 import itertools
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,15 +19,30 @@ from tests.host.server import PACK, Server
 from tests.host.tiny import shrink
 
 pytestmark = pytest.mark.comfy
-TWINS = {p.stem: p for p in sorted((Path(__file__).parent / "workflows").glob("*.json"))}
+HERE = Path(__file__).parent
+TWINS = {p.stem: p for p in sorted((HERE / "workflows").glob("*.json"))}
 ENDS = ("SaveImage", "SaveVideo", "PreviewAny", "RegimePlot", "FidelityReport")
 EULER = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+UNBUILT = {"flux2_dev", "z_image", "ltx2_t2v", "anima"}
+"""Families without a tiny model here: tests/host/test_page.py opens these workflows."""
 NUMBERS = itertools.count()
 
 
 def twin(name: str) -> dict:
     """The API-format twin of workflows/NAME.json, at a size for a CPU."""
     return shrink(json.loads(TWINS[name].read_text("utf-8")))
+
+
+def paper_graph(name: str) -> dict:
+    """A graph of the paper's sampler on a model's own grid."""
+    return shrink(json.loads((HERE / f"paper_graphs/{name}.json").read_text("utf-8")))
+
+
+def require_nodes(server: Server, prompt: dict) -> None:
+    """Skip where the host is older than a node of the official template."""
+    lacking = {n["class_type"] for n in prompt.values()} - server.get("/object_info").keys()
+    if lacking:
+        pytest.skip(f"{server.host.name} has no {', '.join(sorted(lacking))}")
 
 
 def find(prompt: dict, kind: str) -> str:
@@ -72,6 +91,17 @@ def test_every_workflow_has_a_twin() -> None:
     assert TWINS.keys() | {"digits"} == {p.stem for p in (PACK / "workflows").glob("*.json")}
 
 
+FEWER = {  # what each run of the sampler says of its calls
+    "ab_compare": ["10 of 20"],
+    "flux1_dev": ["10 of 20"],
+    "sd35_large": ["10 of 20"],
+    "qwen_image": ["10 of 20"],
+    "qwen_image_edit": ["10 of 20"],
+    "wan22_14b_t2v": ["5 of 10", "5 of 10"],
+    "wan22_14b_i2v": ["5 of 10", "5 of 10"],
+    "wan22_14b_t2v_paper": ["5 of 9", "11 of 21"],
+    "wan22_5b": ["10 of 20"],
+}
 CALLS = {
     "flux1_dev": "20 model calls instead of 30",
     "sd35_large": "20 model calls instead of 30",
@@ -83,24 +113,72 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_twin_runs(server: Server, name: str) -> None:
-    outputs = server.run(twin(name))
+def paper_sampling(name: str) -> dict:
+    return twin(name) if name == "img2img" else paper_graph(name)
+
+
+def assert_pictures(server: Server, outputs: dict) -> None:
     made = [o for o in outputs.values() if "images" in o]
     assert made
-    if name in CALLS:
-        assert CALLS[name] in json.dumps(outputs), outputs
-    if name == "wan22_14b_t2v":
-        assert "boundary 0.875: 12 calls of the high-noise expert, 12 of" in json.dumps(outputs)
     for file in server.pictures(made[-1]):
         assert file.stat().st_size > 500
         if file.suffix == ".png":
             assert np.asarray(Image.open(file)).std() > 5, "a flat picture"
 
 
+@pytest.mark.parametrize("name", sorted(TWINS.keys() - UNBUILT))
+def test_twin_runs(server: Server, name: str) -> None:
+    prompt = twin(name)
+    require_nodes(server, prompt)
+    before = len(server.log)
+    assert_pictures(server, server.run(prompt))
+    told = re.findall(r"Fewer Calls: (\d+ of \d+) calls", server.log[before:])
+    assert told == FEWER.get(name, [])
+
+
+def with_share(prompt: dict, share: float) -> dict:
+    """Every Fewer Calls of it at that share, by both forms of the node's inputs."""
+    prompt = deepcopy(prompt)
+    for node in prompt.values():
+        if node["class_type"] == "FewerCalls":
+            node["inputs"] |= {"calls": "share", "calls.share": share, "share": share}
+    return prompt
+
+
+def without_node(prompt: dict) -> dict:
+    """The official template: each Fewer Calls' model goes past it."""
+    prompt = deepcopy(prompt)
+    past = {k: v["inputs"]["model"] for k, v in prompt.items() if v["class_type"] == "FewerCalls"}
+    for node in prompt.values():
+        if (link := node["inputs"].get("model")) and link[0] in past:
+            node["inputs"]["model"] = past[link[0]]
+    return {k: v for k, v in prompt.items() if k not in past}
+
+
+@pytest.mark.parametrize("name", sorted(FEWER.keys() - {"ab_compare"}))
+def test_the_official_template_with_and_without_the_node(server: Server, name: str) -> None:
+    prompt = twin(name)
+    require_nodes(server, prompt)
+    node = last_sampler(prompt)
+    official = latent(server, without_node(prompt), node)
+    assert torch.equal(latent(server, with_share(prompt, 1.0), node), official)
+    half = latent(server, prompt, node)
+    # Random weights make a rough velocity: trained ones come far nearer.
+    assert 0 < (half - official).std() < 0.5 * official.std()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_paper_s_sampler_says_its_calls(server: Server, name: str) -> None:
+    outputs = server.run(paper_sampling(name))
+    assert_pictures(server, outputs)
+    assert CALLS[name] in json.dumps(outputs), outputs
+    if name == "wan22_14b_t2v":
+        assert "boundary 0.875: 12 calls of the high-noise expert, 12 of" in json.dumps(outputs)
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_noise_0_equals_euler_on_the_same_sigmas(server: Server, name: str) -> None:
-    prompt = with_base_euler(twin(name))
+    prompt = with_base_euler(paper_sampling(name))
     ours, theirs = (latent(server, p, last_sampler(p)) for p in (prompt, with_euler(prompt)))
     assert_near(ours, theirs, 2e-6)
     assert ours.ndim == (5 if name.startswith(("wan", "qwen")) else 4)
@@ -143,7 +221,7 @@ def test_ksampler_advanced_in_two_parts_equals_one(server: Server) -> None:
 
 
 def test_batches_hold_the_single_pictures(server: Server) -> None:
-    prompt = twin("sd35_large")
+    prompt = paper_graph("sd35_large")
     prompt[find(prompt, "EmptySD3LatentImage")]["inputs"]["batch_size"] = 2
     pair = latent(server, prompt, last_sampler(prompt))
     plain = with_euler(prompt)
@@ -164,7 +242,7 @@ def in_two_stages(prompt: dict, first: int, second: int) -> tuple[dict, str]:
 
 @pytest.mark.parametrize("name", ["sd35_large", "flux1_dev", "wan22_5b"])
 def test_two_stages_equal_one_run(server: Server, name: str) -> None:
-    prompt = with_base_euler(twin(name))
+    prompt = with_base_euler(paper_graph(name))
     prompt[find(prompt, "RegimeSplitScheduler")]["inputs"]["boundary"] = 0.9
     whole = latent(server, prompt, last_sampler(prompt))
     for first, second in ((1, 2), (5, 6)):  # above and below the split; the two experts
@@ -173,7 +251,7 @@ def test_two_stages_equal_one_run(server: Server, name: str) -> None:
 
 
 def test_two_stages_with_the_disable_noise_node(server: Server) -> None:
-    prompt = twin("ab_compare")
+    prompt = paper_graph("ab_compare")
     grid = find(prompt, "RegimeSplitScheduler")
     node = next(
         k for k, v in prompt.items()
@@ -189,7 +267,7 @@ def test_two_stages_with_the_disable_noise_node(server: Server) -> None:
 
 
 def test_each_expert_does_its_own_part(server: Server) -> None:
-    prompt = with_base_euler(twin("wan22_14b_t2v"))
+    prompt = with_base_euler(paper_graph("wan22_14b_t2v"))
     low = last_sampler(prompt)
     high = prompt[low]["inputs"]["latent_image"][0]
     both = latent(server, prompt, low)
@@ -241,7 +319,7 @@ def test_image_to_image_begins_at_the_host_s_noise(server: Server) -> None:
 
 
 def test_noise_above_0_is_seeded(server: Server) -> None:
-    prompt = twin("sd35_large")
+    prompt = paper_graph("sd35_large")
     node = last_sampler(prompt)
     made = []
     for noise, seed in ((0.3, 42), (0.3, 42), (0.3, 43), (0.0, 42)):
@@ -275,7 +353,7 @@ def test_sigmas_of_other_scheduler_nodes_are_split(server: Server) -> None:
 
 
 def test_shift_12_says_that_nothing_is_saved(server: Server) -> None:
-    prompt = twin("wan22_5b")
+    prompt = paper_graph("wan22_5b")
     prompt[find(prompt, "ModelSamplingSD3")]["inputs"]["shift"] = 12.0
     outputs = server.run(prompt)
     assert "30 model calls (21 at or above 0.85, 9 below): nothing is saved" in json.dumps(outputs)

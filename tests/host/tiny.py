@@ -28,6 +28,9 @@ FILES = {  # path under models/ -> seed, gain of the last layer (measured)
     "diffusion_models/qwen_image_fp8_e4m3fn.safetensors": (3, 0.6),
     "diffusion_models/wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors": (4, 0.6),
     "diffusion_models/wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors": (5, 0.6),
+    "diffusion_models/qwen_image_edit_fp8_e4m3fn.safetensors": (3, 0.6),
+    "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors": (4, 0.6),
+    "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors": (5, 0.6),
     "diffusion_models/wan2.2_ti2v_5B_fp16.safetensors": (6, 0.7),
     "vae/ae.safetensors": (7, 0.6),
     "vae/qwen_image_vae.safetensors": (7, 0.6),
@@ -37,6 +40,14 @@ FILES = {  # path under models/ -> seed, gain of the last layer (measured)
 }
 LAST = ("final_layer.linear.", "proj_out.", "head.head.", "taesd_decoder.19.")
 SMALL = {"width": 128, "height": 128, "length": 5, "megapixels": 0.02}
+UNUSED_LORAS = (  # behind a switch that is off: the host asks only that the file be there
+    "Qwen-Image-Lightning-8steps-V1.0.safetensors",
+    "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors",
+    "wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise.safetensors",
+    "wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise.safetensors",
+)
 TEXT_ENCODERS = (
     "clip_l.safetensors",
     "t5xxl_fp16.safetensors",
@@ -93,6 +104,7 @@ WAN = {
     "eps": 1e-6,
 }
 WAN_14B = WAN | {"in_dim": 16, "out_dim": 16}
+WAN_I2V = WAN | {"in_dim": 36, "out_dim": 16}  # and a first frame with its mask
 WAN_5B = WAN | {"in_dim": 48, "out_dim": 48}
 WIDTH = 128
 STARTS = {  # what trainings begin with
@@ -175,7 +187,8 @@ def build(path: str, seed: int, gain: float) -> dict[str, torch.Tensor]:
     if name.startswith("qwen"):  # its widths are fixed: halve the 160 MB
         return {k: v.bfloat16() for k, v in diffusion_model(QWEN, seed, gain).items()}
     if name.startswith("wan"):
-        return diffusion_model(WAN_5B if "5B" in name else WAN_14B, seed, gain)
+        wan = WAN_5B if "5B" in name else WAN_I2V if "i2v" in name else WAN_14B
+        return diffusion_model(wan, seed, gain)
     return diffusion_model(FLUX if name.startswith("flux") else SD35, seed, gain)
 
 
@@ -219,14 +232,15 @@ def shrink(prompt: dict) -> dict:
 
 
 def write(models: Path) -> None:
-    """Every file of FILES."""
+    """Every file of FILES, and stand-ins for what is only named."""
     for path, (seed, gain) in FILES.items():
         (models / path).parent.mkdir(parents=True, exist_ok=True)
         tensors = build(path, seed, gain)
         save_file(tensors, models / path, metadata={"stable_velocity": "random test weights"})
-    (models / "text_encoders").mkdir(exist_ok=True)
-    for name in TEXT_ENCODERS:
-        save_file({"stand_in": torch.zeros(1)}, models / "text_encoders" / name)
+    for folder, names in (("text_encoders", TEXT_ENCODERS), ("loras", UNUSED_LORAS)):
+        (models / folder).mkdir(exist_ok=True)
+        for name in names:
+            save_file({"stand_in": torch.zeros(1)}, models / folder / name)
 
 
 def main() -> int:

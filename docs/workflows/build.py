@@ -1,11 +1,11 @@
-"""Make the workflows that put Fewer Calls into a model's official template, and their cards.
+"""Make the files of workflows/ that put Fewer Calls into a model's official template.
 
-    python workflows/build.py TEMPLATES
+    python docs/workflows/build.py TEMPLATES
 
 TEMPLATES is the folder ``templates`` of the package comfyui_workflow_templates_json (MIT licence,
-LICENSE-templates beside this file), as ComfyUI installs it. Each file that is written is that
+workflows/LICENSE-templates), as ComfyUI installs it. Each file that is written is that
 template with the node before its samplers, a note in English and Chinese, and nothing else; what
-`REMADE` names is changed further. ComfyUI itself reads only the .json and .jpg files here.
+a `remake` changes is said there. Beside each file lies its card, a .jpg.
 """
 
 import json
@@ -17,10 +17,10 @@ from pathlib import Path
 from cards import Card, draw_card
 from notes import note_of
 
-HERE = Path(__file__).resolve().parent
+OUT = Path(__file__).resolve().parents[2] / "workflows"
 SIZE = (320, 190)
 """Of the node after a run, with two lines of text below its widgets."""
-NOTE_SIZE = (440, 900)
+NOTE_SIZE = (440, 720)
 TITLE = 40
 """Height of a node's title, above its position."""
 GAP = 30
@@ -145,8 +145,9 @@ def put_before(graph: dict, sampler: int) -> int:
     links = links_of(scope)
     link = next(link for link in links if link["id"] == slot["link"])
     number, out = new_node_id(graph), new_link_id(graph)
-    (sx, sy), (x, y) = (pair(find_node(graph, n)[1]["pos"]) for n in (link["origin_id"], sampler))
-    place = free_place(scope, (x - SIZE[0] - GAP, min(sy, y)), SIZE)
+    x, y = pair(consumer["pos"])
+    above = pair(find_node(graph, link["origin_id"])[1]["pos"])[1]
+    place = free_place(scope, (x - SIZE[0] - GAP, min(above, y)), SIZE)
     links.append(
         link | {"id": out, "origin_id": number, "origin_slot": 0}  # onward, where it went before
     )
@@ -175,8 +176,8 @@ def add_note(graph: dict, title: str, text: str) -> None:
             "outputs": [],
             "properties": {},
             "widgets_values": [text],
-            "color": "#233",
-            "bgcolor": "#355",
+            "color": "#222",
+            "bgcolor": "#000",
         }
     )
 
@@ -195,7 +196,7 @@ def keep_seed(graph: dict) -> None:
 
 
 def drop_nodes(graph: dict, numbers: set[int]) -> None:
-    """Remove nodes of a subgraph, their links, and the subgraph's own inputs that led only there."""
+    """Remove nodes of a subgraph, their links, and the inputs of it that led only there."""
     scope, _ = find_node(graph, min(numbers))
     links = [x for x in links_of(scope) if not {x["origin_id"], x["target_id"]} & numbers]
     alive = {x["id"] for x in links}
@@ -264,7 +265,7 @@ def as_in_the_paper(graph: dict) -> None:
 
 
 def add_node(graph: dict, like: dict, pos: list[int], **changes: object) -> int:
-    """A node without links, made like another or from the page's own form of it; its number."""
+    """Add a node like another, without links; its number."""
     node = json.loads(json.dumps(like)) | {"id": new_node_id(graph), "pos": pos, "order": 0}
     for end in node["inputs"]:
         end["link"] = None
@@ -296,7 +297,7 @@ def blank(kind: str, size: list[int], inputs: dict, outputs: dict, widgets: list
 
 def beside_itself(graph: dict) -> None:
     """SD 3.5's template twice from one seed, A as it is and B for Fewer Calls, and a report."""
-    (sampler, decode), report = (find_node(graph, n)[1] for n in (3, 8)), REPORT
+    sampler, decode = (find_node(graph, n)[1] for n in (3, 8))
     sampler["title"], decode["title"] = "A: the template", "Picture A"
     second = add_node(graph, sampler, [864, 620], title="B: with Fewer Calls")
     picture = add_node(graph, decode, [1200, 620], title="Picture B")
@@ -304,7 +305,7 @@ def beside_itself(graph: dict) -> None:
         connect(graph, source, second, name)
     connect(graph, second, picture, "samples")
     connect(graph, 4, picture, "vae", 2)
-    compared = add_node(graph, report, [1480, 96])
+    compared = add_node(graph, REPORT, [1480, 96])
     connect(graph, 8, compared, "reference")
     connect(graph, picture, compared, "candidate")
     scores = add_node(graph, SCORES, [1480, 660], title="Scores")
@@ -320,6 +321,11 @@ REPORT = blank(
      "report": "STRING"}, [0.0],
 )  # fmt: skip
 SCORES = blank("PreviewAny", [900, 200], {"source": "*"}, {"STRING": "STRING"}, [])
+
+
+def room_for_the_video(graph: dict) -> None:
+    """In the template SaveVideo begins before CreateVideo, as large as it is now, ends."""
+    find_node(graph, 58)[1]["pos"] = [1200, 440]
 
 
 WORKFLOWS = (
@@ -342,7 +348,7 @@ WORKFLOWS = (
     Workflow("wan22_14b_t2v_paper", "video_wan2_2_14B_t2v", "Wan2.2 14B, the paper's setting",
              (81, 78), 30, 16, "uni_pc, simple, cfg 4 and 3, shift 3", 235, as_in_the_paper),
     Workflow("wan22_5b", "video_wan2_2_5B_ti2v", "Wan2.2 5B", (3,), 20, 10,
-             "uni_pc, simple, cfg 5, shift 8", 225),
+             "uni_pc, simple, cfg 5, shift 8", 225, room_for_the_video),
     Workflow("ltx2_t2v", "video_ltx2_t2v", "LTX-2 text to video", (47,), 20, 10,
              "euler_ancestral, LTXVScheduler, cfg 4", 0),
     Workflow("anima", "image_anima_base_v1", "Anima", (76,), 30, 15,
@@ -373,9 +379,9 @@ def main() -> int:
         return 2
     for workflow in WORKFLOWS:
         text = json.dumps(build(workflow, templates), ensure_ascii=False, indent=1)
-        (HERE / f"{workflow.name}.json").write_text(text + "\n", "utf-8")
+        (OUT / f"{workflow.name}.json").write_text(text + "\n", "utf-8")
         card = Card(workflow.title, workflow.steps, workflow.calls, workflow.setting, workflow.hue)
-        draw_card(card).save(HERE / f"{workflow.name}.jpg", quality=88)
+        draw_card(card).save(OUT / f"{workflow.name}.jpg", quality=88)
     return 0
 
 

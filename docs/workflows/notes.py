@@ -1,27 +1,12 @@
 """The note that each workflow made by build.py carries, in English and in Chinese."""
 
+# ruff: noqa: RUF001 - Chinese punctuation is meant
+
+from pathlib import Path
 from typing import Any
 
-ENGLISH = """## {title} with half of the model calls
-
-This is ComfyUI's own template `{template}`{changed}, with one node more: **Fewer Calls**, between the model and {consumer}. {where}
-
-**What is saved:** the sampler keeps its {steps} steps; the model is called {calls} times. At the other steps the velocity is forecast from the calls around them. What a run did stands on the node afterwards.
-
-**When to change `share`:** 0.7 for final pictures, fine text and faces; 0.35 for drafts; 1 gives the template's own result, bit for bit. To compare, bypass the node (Ctrl+B): the seed is fixed.
-{extra}"""
-
-CHINESE = """
----
-
-## {title}：模型调用减半
-
-这是 ComfyUI 官方模板 `{template}`{changed}，只多一个节点 **Fewer Calls**，位于模型与{consumer}之间。{where}
-
-**节省了什么：** 采样器仍走 {steps} 步，模型只调用 {calls} 次；其余各步的速度由前后的调用预测。运行结束后，实际结果显示在节点上。
-
-**何时调整 `share`：** 成品、细小文字和人脸用 0.7；草稿用 0.35；设为 1 时与官方模板逐位相同。要对比，可绕过该节点（Ctrl+B）：种子是固定的。
-{extra}"""
+HERE = Path(__file__).resolve().parent
+WORDS = [(HERE / f"note.{language}.md").read_text("utf-8") for language in ("en", "zh")]
 
 INSIDE = (
     "It is inside the subgraph: open that to see it.",
@@ -39,7 +24,8 @@ LIGHTNING = (
 SECOND_STAGE = (
     "\nThe second, 3-step stage is left alone. `euler_ancestral` draws noise, so the video is "
     "another one than without the node, as it is with any change.\n",
-    "\n第二阶段只有 3 步，保持不变。`euler_ancestral` 会加入噪声，因此视频会与不用节点时不同，任何改动都是如此。\n",
+    "\n第二阶段只有 3 步，保持不变。`euler_ancestral` 会加入噪声，"
+    "因此视频会与不用节点时不同，任何改动都是如此。\n",
 )
 PAPER = (
     ", in the setting of the paper (shift 3, cfg 4 and 3, uni_pc, 30 steps; no few-step LoRA)",
@@ -50,7 +36,7 @@ SWITCHED = ("flux2", "qwen_image", "qwen_image_edit", "wan22_14b_t2v", "wan22_14
 
 def note_of(workflow: Any) -> str:
     """Both languages' text for one of build.py's workflows."""
-    return "".join(
+    return "\n".join(
         words.format(
             title=workflow.title,
             template=workflow.template,
@@ -61,7 +47,7 @@ def note_of(workflow: Any) -> str:
             where=_where(workflow, i),
             extra=_extra(workflow.name, i),
         )
-        for i, words in enumerate((ENGLISH, CHINESE))
+        for i, words in enumerate(WORDS)
     )
 
 
