@@ -26,7 +26,7 @@ EARLIER = {  # what files, workflows and configurations of version 0.1 hold
     "wan2.2-5b": "Wan2.2 5B",
     "Wan2.2": "Wan2.2 14B",
 }
-WORKFLOWS = {
+PAPER_GRAPHS = {
     "flux1_dev": "Flux",
     "sd35_large": "SD3.5",
     "qwen_image": "Qwen-Image",
@@ -72,9 +72,9 @@ def test_names_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert families.stride("B") == 8 and families.stride("D") == 4
 
 
-@pytest.mark.parametrize(("workflow", "name"), WORKFLOWS.items())
-def test_a_family_s_workflow_says_what_its_record_says(workflow: str, name: str) -> None:
-    nodes = json.loads((ROOT / f"tests/host/workflows/{workflow}.json").read_text("utf-8")).values()
+@pytest.mark.parametrize(("graph", "name"), PAPER_GRAPHS.items())
+def test_a_family_s_graph_of_the_paper_says_what_its_record_says(graph: str, name: str) -> None:
+    nodes = json.loads((ROOT / f"tests/host/paper_graphs/{graph}.json").read_text("utf-8")).values()
     said = [(node["class_type"], node["inputs"]) for node in nodes]
     family, sampling = find(name), find(name).sampling
     for kind, inputs in said:
@@ -92,8 +92,8 @@ def test_a_family_s_workflow_says_what_its_record_says(workflow: str, name: str)
     }
 
 
-def test_every_family_of_a_preset_has_its_workflow() -> None:
-    assert {*WORKFLOWS.values()} == {family.name for family in families.having("sampling")}
+def test_every_family_of_a_preset_has_its_graph_of_the_paper() -> None:
+    assert {*PAPER_GRAPHS.values()} == {family.name for family in families.having("sampling")}
 
 
 def test_no_other_file_names_a_family() -> None:
