@@ -18,36 +18,9 @@ benchmarks/samplers.py: -20 log10(RMSE / std), mean over samples.
 - OptimalSteps: the host's grids, which were searched for FLUX and Wan, not for these models.
 """
 
-import argparse
-import os
-import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def main() -> int:
-    from training.networks.comfy.folder import find_all, python_of
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    demo = ROOT / "out/demo/digits_sit.safetensors"
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=demo)
-    checkpoint = parser.parse_args().checkpoint
-    hosts = find_all()
-    if not hosts:
-        parser.error("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
-    if not checkpoint.is_file():
-        parser.error(f"{checkpoint} is not there: run python dev.py demo, or name a checkpoint")
-    inside = Path(__file__).with_name("host_methods.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for comfy in hosts:
-        command = [python_of(comfy), inside, ROOT, checkpoint.resolve()]
-        done = subprocess.run(command, cwd=comfy, env=environment)
-        if done.returncode:
-            return done.returncode
-    return 0
-
+from benchmarks.in_hosts import run_in_hosts
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_in_hosts("host_methods.py", __doc__.splitlines()[0]))

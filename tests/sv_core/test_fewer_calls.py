@@ -2,11 +2,9 @@
 
 import itertools
 import math
-import weakref
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sv_core.errors import InvalidInput
 from sv_core.fewer_calls import (
@@ -22,6 +20,7 @@ from sv_core.sampling import adaptive_calls, listed_calls, sample_forecast
 from sv_core.schedules import shift, uniform_grid
 from sv_core.solvers import adams_bashforth_2
 from sv_core.velocity_record import DATA, EXPLODING_VELOCITY, VELOCITY
+from tests.held_tensors import Held
 from tests.sv_core import plain_samplers as plain
 from tests.sv_core.exact_flows import GRID, Points
 
@@ -217,28 +216,6 @@ def test_reports_are_of_the_calls_alone_and_errors_pass_through():
 
     with pytest.raises(KeyboardInterrupt):
         run(plain.euler, 12, report=stop)
-
-
-class Held(TorchDispatchMode):
-    """The most tensors of a size that are alive at once."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.size, self.alive, self.most = size, {}, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.untyped_storage().nbytes() >= self.size:
-            key = out.untyped_storage().data_ptr()
-            self.alive[key] = self.alive.get(key, 0) + 1
-            weakref.finalize(out, self._drop, key)
-            self.most = max(self.most, len(self.alive))
-        return out
-
-    def _drop(self, key):
-        self.alive[key] -= 1
-        if not self.alive[key]:
-            del self.alive[key]
 
 
 def held(sampler, calls, steps=40):

@@ -1,6 +1,5 @@
 """Fewer Calls under every sampler of the host: what it keeps, saves, says and leaves alone."""
 
-import weakref
 from importlib import import_module
 
 import comfy.model_management
@@ -10,8 +9,8 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.held_tensors import Held
 from tests.nodes.fewer_calls_runs import GRID20, behind, sampler, through
 from tests.nodes.loaded_pack import MODEL, NAME, SHAPE, flow, sample
 from tests.nodes.moded_flow import (
@@ -32,28 +31,6 @@ table = import_module(".nodes.samplers.sampler_table", NAME)
 plan = import_module(".nodes.samplers.plan", NAME)
 NAMES = [n for n in comfy.samplers.SAMPLER_NAMES if n != "stable_vs"]
 DRAWS = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
-
-
-class Held(TorchDispatchMode):
-    """The most tensors of a size that are alive at once."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.size, self.alive, self.most = size, {}, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.untyped_storage().nbytes() >= self.size:
-            key = out.untyped_storage().data_ptr()
-            self.alive[key] = self.alive.get(key, 0) + 1
-            weakref.finalize(out, self._drop, key)
-            self.most = max(self.most, len(self.alive))
-        return out
-
-    def _drop(self, key):
-        self.alive[key] -= 1
-        if not self.alive[key]:
-            del self.alive[key]
 
 
 def test_with_every_call_each_sampler_gives_its_own_result_bit_for_bit():
