@@ -13,6 +13,8 @@ from tests.host.test_workflows import FEWER, UNBUILT, require_nodes
 from tests.host.tiny import SMALL
 
 pytestmark = pytest.mark.comfy
+NOT_RUN = UNBUILT | {"qwen_image_edit"}
+"""Opened only. The last one takes references of a megapixel: minutes on a CPU."""
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = PACK / "out" / "screenshots"
 EVENTS = ("execution_success", "execution_error", "execution_interrupted", "progress", "b_preview")
@@ -154,7 +156,7 @@ def twin_for(server: Server, name: str) -> dict:
 @pytest.mark.parametrize("name", sorted(p.stem for p in TWINS.glob("*.json")))
 def test_workflow_opens_and_runs_on_tiny_models(page, server: Server, name: str) -> None:
     open_workflow(page, server, name, twin_for(server, name))
-    if name in UNBUILT:
+    if name in NOT_RUN:
         return
     page.evaluate(SHRINK, SMALL)
     press_run(page, server, name)
@@ -204,7 +206,7 @@ def test_no_node_lies_on_another(page, server: Server, canvas_mode: str, name: s
         keep_pictures(page, f"{label}-{when}", len(found))
         assert all(n["box"][2] > 0 for nodes in found for n in nodes)
         assert [o for nodes in found for o in overlaps(nodes)] == [], when
-        if when == "before" and name not in UNBUILT:
+        if when == "before" and name not in NOT_RUN:
             page.evaluate(SHRINK, SMALL)
             press_run(page, server, label)
 

@@ -99,7 +99,7 @@ FEWER = {  # what each run of the sampler says of its calls
     "qwen_image_edit": ["10 of 20"],
     "wan22_14b_t2v": ["5 of 10", "5 of 10"],
     "wan22_14b_i2v": ["5 of 10", "5 of 10"],
-    "wan22_14b_t2v_paper": ["5 of 9", "11 of 21"],
+    "wan22_14b_t2v_paper": ["4 of 9", "10 of 21"],
     "wan22_5b": ["10 of 20"],
 }
 CALLS = {

@@ -228,6 +228,8 @@ def shrink(prompt: dict) -> dict:
         for name in SMALL.keys() & node["inputs"].keys():
             if not isinstance(node["inputs"][name], list):  # a link
                 node["inputs"][name] = min(node["inputs"][name], SMALL[name])
+        if node["class_type"] == "TextEncodeQwenImageEdit":
+            node["inputs"].pop("vae", None)  # it takes references of a megapixel, whatever comes in
     return result
 
 

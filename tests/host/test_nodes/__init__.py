@@ -3,8 +3,8 @@
 Put this folder into custom_nodes. It replaces the text encoder behind the host's own CLIP loaders
 and behind checkpoints, so that a workflow runs unchanged. A file's ``stand_in`` may say how many
 tokens, how wide, and the pooled width; else they are the family's own. It also lets hosts read
-small Flux and Qwen files, and older ones decode a video with a picture's autoencoder as newer ones
-do. Diffusion models and VAEs are built, loaded and run by the host's own code.
+small Flux and Qwen files, encode a video with a picture's autoencoder, and older ones decode one as
+newer ones do. Diffusion models and VAEs are built, loaded and run by the host's own code.
 """
 
 import zlib
@@ -79,6 +79,18 @@ def decode_first_frame(vae, samples, *args, **options):
     return decode(vae, samples, *args, **options)
 
 
+encode = comfy.sd.VAE.encode
+
+
+def encode_every_fourth_frame(vae, pixel_samples, *args, **options):
+    """A picture's autoencoder encodes the frames 0, 4, 8, ... of a video, as many as Wan's has."""
+    frames = len(pixel_samples)
+    if vae.latent_dim == 2 and frames > 1 and frames % 4 == 1:
+        return encode(vae, pixel_samples[::4], *args, **options).transpose(0, 1)[None]
+    return encode(vae, pixel_samples, *args, **options)
+
+
+comfy.sd.VAE.encode = encode_every_fourth_frame
 comfy.sd.VAE.decode = decode_first_frame
 comfy.sd.load_clip = load_stand_in
 comfy.sd.load_checkpoint_guess_config = load_checkpoint_with_text
