@@ -79,7 +79,9 @@ def test_translations_cover_every_input_and_output(server: Server, node: str) ->
     for language in LANGUAGES:
         words = server.get("/i18n")[language]["nodeDefs"][node]
         assert words["display_name"] and words["description"]
-        assert words["inputs"].keys() == inputs.keys()
+        assert words["inputs"].keys() >= inputs.keys()
+        # Its inputs differ with the host; test_fewer_calls.py holds their words.
+        assert words["inputs"].keys() == inputs.keys() or node == "FewerCalls"
         assert len(words["outputs"]) == len(info["output"])
         for entry in (*words["inputs"].values(), *words["outputs"].values()):
             assert entry["name"] and entry["tooltip"]

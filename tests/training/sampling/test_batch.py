@@ -55,5 +55,5 @@ def test_the_grid_is_thinned_for_the_paper_s_sampler_alone():
 
 def test_numbers_that_are_none_are_never_written_as_pictures():
     studio = batch.Studio(of_class(float("nan")), lambda latents: latents, bf16=False)
-    with pytest.raises(FloatingPointError, match="batch 1 holds numbers that are none"):
+    with pytest.raises(FloatingPointError, match="the pictures of batch 1 are not finite"):
         studio.make(ORDER, 1)
