@@ -299,8 +299,8 @@ def beside_itself(graph: dict) -> None:
     """SD 3.5's template twice from one seed, A as it is and B for Fewer Calls, and a report."""
     sampler, decode = (find_node(graph, n)[1] for n in (3, 8))
     sampler["title"], decode["title"] = "A: the template", "Picture A"
-    second = add_node(graph, sampler, [864, 620], title="B: with Fewer Calls")
-    picture = add_node(graph, decode, [1200, 620], title="Picture B")
+    second = add_node(graph, sampler, [864, 720], title="B: with Fewer Calls")
+    picture = add_node(graph, decode, [1200, 720], title="Picture B")
     for source, name in ((4, "model"), (16, "positive"), (40, "negative"), (53, "latent_image")):
         connect(graph, source, second, name)
     connect(graph, second, picture, "samples")
@@ -323,9 +323,14 @@ REPORT = blank(
 SCORES = blank("PreviewAny", [900, 200], {"source": "*"}, {"STRING": "STRING"}, [])
 
 
-def room_for_the_video(graph: dict) -> None:
-    """In the template SaveVideo begins before CreateVideo, as large as it is now, ends."""
-    find_node(graph, 58)[1]["pos"] = [1200, 440]
+DOWN: dict[str, dict[int, int]] = {
+    "ab_compare": {54: 30},
+    "sd35_large": {54: 30},
+    "wan22_5b": {58: 70},
+    "ltx2_t2v": {82: -8, 62: 65, 68: -25, 106: -10, 83: 10, 1: -20},
+    "qwen_image_edit": {3: 50, 97: 50},
+}
+"""How far nodes are moved that in the template lie on one another, at the sizes they have now."""
 
 
 WORKFLOWS = (
@@ -348,12 +353,12 @@ WORKFLOWS = (
     Workflow("wan22_14b_t2v_paper", "video_wan2_2_14B_t2v", "Wan2.2 14B, the paper's setting",
              (81, 78), 30, 14, "uni_pc, simple, cfg 4 and 3, shift 3", 235, as_in_the_paper),
     Workflow("wan22_5b", "video_wan2_2_5B_ti2v", "Wan2.2 5B", (3,), 20, 10,
-             "uni_pc, simple, cfg 5, shift 8", 225, room_for_the_video),
+             "uni_pc, simple, cfg 5, shift 8", 225),
     Workflow("ltx2_t2v", "video_ltx2_t2v", "LTX-2 text to video", (47,), 20, 10,
              "euler_ancestral, LTXVScheduler, cfg 4", 0),
     Workflow("anima", "image_anima_base_v1", "Anima", (76,), 30, 15,
              "euler, simple, cfg 4", 325),
-    Workflow("ab_compare", "sd3.5_simple_example", "A/B: with and without", (55,), 20, 10,
+    Workflow("ab_compare", "sd3.5_simple_example", "SD 3.5: A/B", (55,), 20, 10,
              "SD 3.5 Large, one seed, Fidelity Report", 75, beside_itself),
 )  # fmt: skip
 
@@ -362,6 +367,10 @@ def build(workflow: Workflow, templates: Path) -> dict:
     """The graph of one file."""
     source = templates / f"{workflow.template}.json"
     graph = json.loads(source.read_text("utf-8"))
+    for number, down in DOWN.get(workflow.name, {}).items():
+        node = find_node(graph, number)[1]
+        x, y = pair(node["pos"])
+        node["pos"] = [x, y + down]
     workflow.remake(graph)
     keep_seed(graph)
     for sampler in workflow.samplers:

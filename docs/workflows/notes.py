@@ -9,8 +9,16 @@ HERE = Path(__file__).resolve().parent
 WORDS = [(HERE / f"note.{language}.md").read_text("utf-8") for language in ("en", "zh")]
 
 INSIDE = (
-    "It is inside the subgraph: open that to see it.",
-    "它在子图内部：打开子图即可看到。",
+    "It is inside the subgraph: open that to set it. With the subgraph open during a run, what the "
+    "run did stands on the node.",
+    "它在子图内部：打开子图即可设置；运行时若子图处于打开状态，实际结果会显示在节点上。",
+)
+AFTERWARDS = ("What a run did stands on it afterwards.", "运行结束后，实际结果显示在节点上。")
+COMPARED = (
+    "\n**A** is the template as it is, **B** the same with the node, from one seed. **Fidelity "
+    "Report** measures how near B is to A; it does not say which is better.\n",
+    "\n**A** 是原样的模板，**B** 加上该节点，种子相同。**Fidelity Report** 衡量 B 与 A "
+    "有多接近，不判断哪个更好。\n",
 )
 EXPERTS = (
     "The two experts have one each; nothing crosses from one to the other.",
@@ -52,12 +60,14 @@ def note_of(workflow: Any) -> str:
 
 
 def _where(workflow: Any, i: int) -> str:
-    flat = workflow.name in ("sd35_large", "wan22_5b")
-    told = [] if flat else [INSIDE[i]]
+    flat = workflow.name in ("sd35_large", "wan22_5b", "ab_compare")
+    told = [(AFTERWARDS if flat else INSIDE)[i]]
     return " ".join([*told, *([EXPERTS[i]] if len(workflow.samplers) > 1 else [])])
 
 
 def _extra(name: str, i: int) -> str:
     if name == "ltx2_t2v":
         return SECOND_STAGE[i]
+    if name == "ab_compare":
+        return COMPARED[i]
     return LIGHTNING[i] if name.removesuffix("_dev") in SWITCHED else ""

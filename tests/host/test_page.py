@@ -26,7 +26,8 @@ SHRINK = """small => {
                 if (widget.name in small) widget.value = Math.min(widget.value, small[widget.name]);
 }"""
 SHOW_ALL = """() => {
-    const boxes = app.graph._nodes.map(n => [n.pos[0], n.pos[1] - 40, n.size[0], n.size[1] + 40]);
+    const nodes = app.canvas.graph._nodes;
+    const boxes = nodes.map(n => [n.pos[0], n.pos[1] - 40, n.size[0], n.size[1] + 40]);
     const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
     const right = Math.max(...boxes.map(b => b[0] + b[2]));
     const bottom = Math.max(...boxes.map(b => b[1] + b[3]));
