@@ -198,6 +198,7 @@ def canvas_mode(request, opened) -> Iterator[str]:
     opened.evaluate(set_mode, False)
 
 
+@pytest.mark.slow  # every graph in two canvas modes: minutes
 @pytest.mark.parametrize("name", sorted({*FEWER, *UNBUILT}))
 def test_no_node_lies_on_another(page, server: Server, canvas_mode: str, name: str) -> None:
     open_workflow(page, server, name, twin_for(server, name))
