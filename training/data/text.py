@@ -54,9 +54,10 @@ class TextTable:
         entry = {}
         for key in names[k]:
             value = file.get_tensor(key)
-            missing = lengths.get(key, len(value)) - len(value)
-            if missing:
-                value = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
+            length = lengths.get(key, len(value))
+            if length > len(value):  # not by cat: autocast on a CPU knows none of float16
+                kept, value = value, value.new_zeros(length, *value.shape[1:])
+                value[: len(kept)] = kept
             entry[key.partition(".")[2]] = value
         return entry
 
