@@ -8,15 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from host_beds import PACK, SEED, Bed, digits_bed, host_model
+from host_beds import PACK, SEED, Bed, digits_bed, sit_model
 
 import comfy.samplers  # isort: skip  after host_beds, which starts the host
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
-any_sampler, table = (
-    import_module(f".nodes.samplers.{name}", PACK) for name in ("any_sampler", "sampler_table")
-)
+any_sampler = import_module(".nodes.samplers.any_sampler", PACK)
+table = import_module(".nodes.samplers.sampler_table", PACK)
 record = import_module(".sv_core.velocity_record", PACK)
 STEPS = 20
 NAMED = ("euler", "uni_pc", "res_multistep", "gradient_estimation", "er_sde", "dpmpp_2m", "heun")
@@ -162,7 +161,7 @@ def replay_and_guidance(bed: Bed) -> None:
 def twenty(bed: Bed) -> Bed:
     """Two of every digit: every sampler takes its time."""
     bed.shape, bed.noise = (20, *bed.shape[1:]), bed.noise[:20]
-    bed.conds[0] = host_model.conditioning_from_classes(list(range(10)) * 2)
+    bed.conds[0] = sit_model.conditioning_from_classes(list(range(10)) * 2)
     return bed
 
 

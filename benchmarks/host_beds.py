@@ -36,13 +36,15 @@ torch.set_num_threads(1)
 STEPS, SEED = 30, 7
 assert asyncio.run(nodes.load_custom_node(str(ROOT)))
 PACK = str(ROOT).replace(".", "_x_")
-host, host_model, forecast, calibrate, sampling = (
-    import_module(f".nodes.{name}", PACK)
-    for name in ("host", "host_model", "forecast", "calibrate", "sampling")
-)
-latent, sit, schedules = (
-    import_module(f".sv_core.{name}", PACK) for name in ("latent", "models.sit", "schedules")
-)
+flow = import_module(".nodes.host.flow", PACK)
+sit_model = import_module(".nodes.host.sit_model", PACK)
+plans = import_module(".nodes.samplers.plan", PACK)
+planned_samplers = import_module(".nodes.samplers.planned", PACK)
+paper_sampler = import_module(".nodes.samplers.paper", PACK)
+calibrate = import_module(".nodes.calibrate", PACK)
+latent = import_module(".sv_core.latent", PACK)
+sit = import_module(".sv_core.models.sit", PACK)
+schedules = import_module(".sv_core.schedules", PACK)
 
 
 class Seam(torch.nn.Module):
@@ -89,14 +91,14 @@ class Bed:
         self.name, self.patcher, self.shape, self.cfg = name, patcher, shape, cfg
         self.network = patcher.model.diffusion_model
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
-        self.conds = [host_model.conditioning_from_classes(c) for c in (classes, None)]
+        self.conds = [sit_model.conditioning_from_classes(c) for c in (classes, None)]
         self.native = self.grid(STEPS)
         self.base, _ = self.run(comfy.samplers.sampler_object("euler"), self.native)
-        ode = forecast.PlannedSampler(forecast.Plan("ode", calls=400))
+        ode = planned_samplers.PlannedSampler(plans.Plan("ode", calls=400))
         self.truth, _ = self.run(ode, self.grid(400))
 
     def grid(self, steps: int) -> torch.Tensor:
-        return host.host_grid(self.patcher, "simple", steps, 1.0)
+        return flow.host_grid(self.patcher, "simple", steps, 1.0)
 
     def on(self, family: str) -> "Bed":
         """The same model and noise on a family's own schedule; ``truth`` is the same."""
@@ -128,7 +130,7 @@ def flow_bed(index: int, channels: int, batch: int) -> Bed:
     flow = flows.build(index)
     config = sit.SiTConfig(input_size=32, num_classes=3, in_channels=channels)
     spec = latent.LatentSpec("sd", channels, scale=1.0, shift=0.0, downscale=8)
-    model = host_model.SiTModel(Exact(flow, config), spec, 3.0)
+    model = sit_model.SiTModel(Exact(flow, config), spec, 3.0)
     model.diffusion_model = Seam(model.diffusion_model)
     cpu = torch.device("cpu")
     patcher = comfy.model_patcher.ModelPatcher(model, cpu, cpu)
@@ -137,7 +139,7 @@ def flow_bed(index: int, channels: int, batch: int) -> Bed:
 
 def digits_bed(checkpoint: Path) -> Bed:
     folder_paths.add_model_folder_path("diffusion_models", str(checkpoint.parent))
-    patcher = host_model.load_sit(checkpoint.name, 3.0, None)
+    patcher = sit_model.load_sit(checkpoint.name, 3.0, None)
     network = patcher.model.diffusion_model
     patcher.model.diffusion_model = Seam(network)
     config = network.config

@@ -7,7 +7,7 @@ import weakref
 from functools import partial
 from typing import Any
 
-from host_beds import ROOT, STEPS, Bed, forecast  # which starts the host
+from host_beds import ROOT, STEPS, Bed, planned_samplers, plans  # which starts the host
 
 import comfy.sample  # isort: skip
 import comfy.samplers
@@ -82,8 +82,8 @@ def seconds(bed: Bed) -> None:
     print("|---|---|" + "---|" * (len(solvers) + 1))
     for shape in SHAPES:
         x = torch.randn(shape)
-        planned = partial(forecast.sample_planned, denoiser, x, bed.native)
-        runs = [partial(planned, plan=forecast.Plan(solver=s, calls=CALLS)) for s in solvers]
+        planned = partial(planned_samplers.sample_planned, denoiser, x, bed.native)
+        runs = [partial(planned, plan=plans.Plan(solver=s, calls=CALLS)) for s in solvers]
         runs.append(partial(euler_of_the_host, denoiser, x, bed.grid(CALLS)))
         times = [[] for _ in runs]
         for _ in range(RUNS):
@@ -116,7 +116,7 @@ def buffers(bed: Bed) -> None:
         most = []
         for calls in (STEPS, 14):
             with Live(x.untyped_storage().nbytes()) as live:
-                plan = forecast.Plan(solver=solver, calls=calls)
-                forecast.sample_planned(denoiser, x, bed.native, disable=True, plan=plan)
+                plan = plans.Plan(solver=solver, calls=calls)
+                planned_samplers.sample_planned(denoiser, x, bed.native, disable=True, plan=plan)
             most.append(live.most)
         print(f"| {solver} | {most[0]} | {most[1]} | {most[1] - most[0]} |")

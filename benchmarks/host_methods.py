@@ -13,10 +13,11 @@ from host_beds import (
     Bed,
     calibrate,
     digits_bed,
+    flow,
     flow_bed,
-    forecast,
-    host,
-    sampling,
+    paper_sampler,
+    planned_samplers,
+    plans,
     schedules,
 )
 
@@ -68,17 +69,17 @@ def paper(bed: Bed, calls: int):
     if low < 1:
         return None
     sigmas = schedules.regime_split(bed.native, 0.85, low, bed.rule)
-    return bed.run(host.make_sampler(sampling.sample_stable_vs, "euler"), sigmas)
+    return bed.run(flow.make_sampler(paper_sampler.sample_stable_vs, "euler"), sigmas)
 
 
 def ours(bed: Bed, calls: int, **settings):
-    plan = forecast.Plan(**({"calls": calls} | settings))
-    return bed.run(forecast.PlannedSampler(plan), bed.native)
+    plan = plans.Plan(**({"calls": calls} | settings))
+    return bed.run(planned_samplers.PlannedSampler(plan), bed.native)
 
 
 def self_calibrated(bed: Bed, calls: int):
     """The second picture of a queue."""
-    sampler = forecast.PlannedSampler(forecast.Plan(forecast.SELF, calls=calls))
+    sampler = planned_samplers.PlannedSampler(plans.Plan(plans.SELF, calls=calls))
     bed.run(sampler, bed.native, seed=1000 + calls)
     return bed.run(sampler, bed.native)
 
@@ -94,7 +95,7 @@ def calibration(bed: Bed):
 
 
 def calibrated(bed: Bed, calls: int):
-    return ours(bed, calls, mode=forecast.CALIBRATED, calibration=calibration(bed))
+    return ours(bed, calls, mode=plans.CALIBRATED, calibration=calibration(bed))
 
 
 METHODS: dict[str, Callable] = {
@@ -109,7 +110,7 @@ METHODS: dict[str, Callable] = {
     "ours, forecast": ours,
     "ours, self-calibrating": self_calibrated,
     "ours, calibrated for 10": calibrated,
-    "ours, ode": partial(ours, mode=forecast.ODE),
+    "ours, ode": partial(ours, mode=plans.ODE),
 }
 
 

@@ -44,15 +44,18 @@ def measure_inside() -> dict[str, float]:
     torch.set_num_threads(1)
     asyncio.run(nodes.load_custom_node(str(ROOT)))
     name = str(ROOT).replace(".", "_x_")
-    host, ours = (import_module(f".nodes.{part}", name) for part in ("host", "sampling"))
+    flow = import_module(".nodes.host.flow", name)
+    paper = import_module(".nodes.samplers.paper", name)
     spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests/host/tiny.py")
     spec.loader.exec_module(tiny := importlib.util.module_from_spec(spec))
     model = comfy.sd.load_diffusion_model_state_dict(tiny.diffusion_model(tiny.SD35, 1, 0.7))
-    sigmas = host.host_grid(model, "simple", 20, 1.0)
+    sigmas = flow.host_grid(model, "simple", 20, 1.0)
     positive = [[torch.randn(1, 16, 4096), {"pooled_output": torch.randn(1, 2048)}]]
     samplers = {"euler": comfy.samplers.sampler_object("euler")}
     for label, noise in OURS.items():
-        samplers[label] = host.make_sampler(ours.sample_stable_vs, "euler", split=0.85, noise=noise)
+        samplers[label] = flow.make_sampler(
+            paper.sample_stable_vs, "euler", split=0.85, noise=noise
+        )
 
     def run(sampler) -> float:
         began = time.perf_counter()
