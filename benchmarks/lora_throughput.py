@@ -35,6 +35,7 @@ import torch
 from sv_core.models.families import SD35, WAN22_14B, Family
 from tests.host import circle
 from tests.host.server import Host, find_hosts
+from tests.training.toml_files import configure
 from training.caching.plan import settings_of
 from training.config.prepare import PrepareConfig
 from training.data.format import LATENTS, CacheFolder, Index, Shard
@@ -203,7 +204,7 @@ def jobs(case: Case, host: Host, folder: Path) -> dict[str, list[object]]:
         }  # fmt: skip
         for section, values in changes.items():
             sections[section] = sections[section] | values
-        file = circle.configure(folder / f"run{len(result)}.toml", **sections)
+        file = configure(folder / f"run{len(result)}.toml", **sections)
         result[f"ours, {name}"] = ["ours", file]
     return result
 

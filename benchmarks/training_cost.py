@@ -53,6 +53,7 @@ class Noise:
     latent, shape, num_classes, feature_dims = SD_VAE, SHAPE, CLASSES, ()
     train = held_out = torch.arange(50_000)
     identity = {"data": "noise"}
+    text = None
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randint(len(self.train), (n,), generator=generator)
@@ -60,6 +61,12 @@ class Noise:
     def gather(self, indices) -> datasets.Gathered:
         x0 = torch.randn(len(indices), *SHAPE, generator=torch.Generator().manual_seed(0))
         return SD_VAE.from_model(x0), torch.as_tensor(indices) % CLASSES, ()
+
+    def draw_labels(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        return indices % CLASSES
+
+    def masks(self, indices) -> None:
+        return None
 
     def require_latent(self, latent, network) -> None: ...
 

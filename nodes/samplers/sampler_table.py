@@ -32,7 +32,7 @@ LEFT_ALONE: dict[str, str] = dict.fromkeys(
     _DRAWS,
 )
 """Samplers that run as without the node, and why: with half of the calls neither forecast
-reached 19 dB."""
+is above 19 dB."""
 
 
 def name_of(function: Callable) -> str:
