@@ -213,6 +213,18 @@ def test_no_node_lies_on_another(page, server: Server, canvas_mode: str, name: s
             press_run(page, server, label)
 
 
+def test_what_a_run_did_stands_on_the_node_in_an_open_subgraph(page, server: Server) -> None:
+    open_workflow(page, server, "flux1_dev", twin_for(server, "flux1_dev"))
+    page.evaluate(SHRINK, SMALL)
+    page.evaluate(SHOW_ALL_OF, 1)
+    press_run(page, server, "flux1_dev-open")
+    texts = page.evaluate(
+        "app.canvas.graph._nodes.find(n => n.type === 'FewerCalls').widgets.map(w => `${w.value}`)"
+    )
+    page.evaluate(SHOW_ALL_OF, 0)
+    assert any("10 of 20 calls (10 saved)" in text for text in texts), texts
+
+
 def test_workflow_opens_from_the_templates_browser(page, server: Server) -> None:
     fetched = {}
     page.on("response", lambda r: fetched.update({r.url.split("?")[0]: r.status}))
