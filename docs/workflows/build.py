@@ -18,8 +18,8 @@ from cards import Card, draw_card
 from notes import note_of
 
 OUT = Path(__file__).resolve().parents[2] / "workflows"
-SIZE = (320, 190)
-"""Of the node after a run, with two lines of text below its widgets."""
+SIZE = (340, 230)
+"""Of the node after a run, with four lines of text below its widgets."""
 NOTE_SIZE = (440, 720)
 TITLE = 40
 """Height of a node's title, above its position."""
