@@ -3,10 +3,10 @@
     python docs/workflows/build.py TEMPLATES
 
 TEMPLATES is the folder ``templates`` of the package comfyui_workflow_templates_json (MIT licence,
-workflows/LICENSE-templates), as ComfyUI installs it. Each file that is written is that template with
-the node before its samplers, a note in English and Chinese, seeds that stay, and nodes that lay on
-one another moved apart; what else changes is said in the function under ``remake``. Beside each file
-lies its card, a .jpg.
+workflows/LICENSE-templates), as ComfyUI installs it. Each file that is written is that template,
+with the node before its samplers, a note in English and Chinese, seeds that stay, and nodes that
+lay on one another moved apart. What else changes is said in the function under ``remake``. Beside
+each file lies its card, a .jpg.
 """
 
 import json

@@ -214,6 +214,8 @@ def test_no_node_lies_on_another(page, server: Server, canvas_mode: str, name: s
 
 
 def test_what_a_run_did_stands_on_the_node_in_an_open_subgraph(page, server: Server) -> None:
+    if "ComfySwitchNode" not in server.get("/object_info"):
+        pytest.skip("pages as old as 0.3.64's show no text on a node of a subgraph")
     open_workflow(page, server, "flux1_dev", twin_for(server, "flux1_dev"))
     page.evaluate(SHRINK, SMALL)
     page.evaluate(SHOW_ALL_OF, 1)
