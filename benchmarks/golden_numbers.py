@@ -19,8 +19,6 @@ from torch import Tensor, nn
 import sv_core
 from training import lora
 
-torch.set_num_threads(1)
-
 
 def modules() -> list[ModuleType]:
     names = sorted(m.name for m in pkgutil.walk_packages(sv_core.__path__, "sv_core."))
@@ -122,5 +120,7 @@ def adapted() -> dict[str, Tensor]:
     return found | saved | {"lora.inject output": out.detach()}
 
 
-arrays = {**grids(), **samples(), **steps(), **adapted()}
-np.savez(sys.argv[1], **{name: value.numpy() for name, value in arrays.items()})
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    arrays = {**grids(), **samples(), **steps(), **adapted()}
+    np.savez(sys.argv[1], **{name: value.numpy() for name, value in arrays.items()})

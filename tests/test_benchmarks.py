@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def test_what_a_benchmark_loads_of_the_pack_is_there(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_benchmark_can_be_imported(file: Path) -> None:
+def test_a_benchmark_can_be_imported_and_does_nothing_then(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if file.stem not in IN_A_HOST and "_host" not in file.stem:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delitem(sys.modules, f"benchmarks.{file.stem}", raising=False)
         importlib.import_module(f"benchmarks.{file.stem}")
+        assert not list(tmp_path.iterdir())
