@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import dropdowns
 from .calibrate import StableVSCalibrate, StableVSCalibrationLoader
+from .coarse_first import CoarseFirstNode
 from .fewer_calls import FewerCallsNode
 from .meanflow import MeanFlowLoader, MeanFlowSampler
 from .reports import FidelityReport, RegimePlot
@@ -13,6 +14,7 @@ from .sit import SiTClassCondition, SiTLoader
 
 NODES = [
     FewerCallsNode,
+    CoarseFirstNode,
     SiTLoader,
     SiTClassCondition,
     StableVSSampler,

@@ -43,6 +43,11 @@ def text(name: str, default: str, tooltip: str, **options: Any) -> io.Input:
     return supported(io.String.Input, name, default=default, tooltip=tooltip, **options)
 
 
+def toggle(name: str, default: bool, tooltip: str, **options: Any) -> io.Input:
+    """A switch."""
+    return supported(io.Boolean.Input, name, default=default, tooltip=tooltip, **options)
+
+
 def output(kind: Any, name: str, tooltip: str) -> io.Output:
     """An output of a type such as ``io.Sigmas``; its identifier is the name in capitals."""
     return kind.Output(name.upper(), display_name=name, tooltip=tooltip)

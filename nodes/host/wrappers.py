@@ -8,22 +8,39 @@ from typing import Any
 import comfy.model_management
 from comfy.patcher_extension import WrappersMP
 
+_PLACES = {
+    "sampling": WrappersMP.OUTER_SAMPLE,
+    "sampler": WrappersMP.SAMPLER_SAMPLE,
+    "guidance": WrappersMP.PREDICT_NOISE,
+    "network": WrappersMP.APPLY_MODEL,
+}
 
-def wrap(model: Any, key: str, *, sampling: Callable, sampler: Callable, network: Callable) -> Any:
-    """A clone of the MODEL with wrappers of its own around three calls of the host.
+
+def wrap(model: Any, key: str, **around: Callable) -> Any:
+    """A clone of the MODEL with wrappers of its own around calls of the host.
 
     Each is called with an executor, which calls what is wrapped, and the arguments of the call:
-    ``sampling`` around a guider's whole run, ``sampler`` around a SAMPLER's ``sample``, ``network``
-    around the model's ``apply_model``.
+    ``sampling`` around a guider's whole run, ``sampler`` around a SAMPLER's ``sample``,
+    ``guidance`` around a guider's prediction, ``network`` around the model's ``apply_model``.
     """
     model = model.clone()
-    for where, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, sampling),
-        (WrappersMP.SAMPLER_SAMPLE, sampler),
-        (WrappersMP.APPLY_MODEL, network),
-    ):
-        model.add_wrapper_with_key(where, key, wrapper)
+    for name, wrapper in around.items():
+        model.add_wrapper_with_key(_PLACES[name], key, wrapper)
     return model
+
+
+def has_wrapper(model_options: dict, words: tuple[str, ...]) -> str | None:
+    """The key of another pack's wrapper in a run that has one of the words in it, or None."""
+    found = (model_options.get("transformer_options") or {}).get("wrappers") or {}
+    keys = [str(key) for places in found.values() for key, made in places.items() if made]
+    return next((key for key in keys if any(word in key.lower() for word in words)), None)
+
+
+def ends_a_run(error: Exception) -> bool:
+    """Whether an exception is the user's interruption, or a lack of memory, of which the host knows
+    what to do."""
+    management = comfy.model_management
+    return isinstance(error, management.InterruptProcessingException | management.OOM_EXCEPTION)
 
 
 def stop_if_interrupted() -> None:
@@ -31,9 +48,9 @@ def stop_if_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def show_on_node(node: str | None, text: str) -> None:
+def show_on_node(node: str | None, text: str, name: str = "Fewer Calls") -> None:
     """Show a text on a node of the page, if there is a page, and write it to the log."""
-    logging.info("Fewer Calls: %s", text)
+    logging.info("%s: %s", name, text)
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None and node is not None:
         server.send_progress_text(text, node)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..errors import InvalidInput
 from ..latent import SD_VAE, LatentSpec
+from ..spectrum import FLUX_SPECTRUM, WAN_SPECTRUM, PowerLaw
 
 Place = Literal["all", "first part", "second part", "first tokens", "last tokens"]
 """Where the image's tokens are in what a block returns: all of it, one of a pair, or one end."""
@@ -112,8 +113,8 @@ class Family:
     the whole model. ``kind`` says what its latents are: ``pictures`` (b, c, h, w), pictures as
     videos of ``one frame`` (b, c, 1, h, w), or ``video``, of which ``stride`` frames become one of
     the latent's after the first. ``boundary`` is the noise level at which a high-noise expert hands
-    over to a low-noise one. ``time_embedding`` is the part of its network to whose output the
-    embedding of an interval is added.
+    over to a low-noise one. ``spectrum`` is the published one of its latents. ``time_embedding`` is
+    the part of its network to whose output the embedding of an interval is added.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Family:
     kind: Literal["pictures", "one frame", "video"] = "pictures"
     stride: int = 4
     sampling: Sampling | None = None
+    spectrum: PowerLaw | None = None
     boundary: float | None = None
     time_embedding: str | None = None
     text: Text | None = None
@@ -229,6 +231,7 @@ FLUX = Family(
     aliases=("flux", "flux-dev"),
     latent=LatentSpec("flux", 16, scale=0.3611, shift=0.1159, downscale=8),
     sampling=Sampling("simple", shift=math.exp(1.15), cfg=1.0),
+    spectrum=FLUX_SPECTRUM,
     time_embedding="time_in",
     text=Text("FLUX", usable=(CLIP_L, T5_XXL), needed=(CLIP_L, T5_XXL)),
     layout=Layout(
@@ -287,6 +290,7 @@ WAN22_14B = Family(
     latent=_wan("wan21", _WAN21_MEAN, _WAN21_STD, 8),
     kind="video",
     sampling=Sampling("simple", shift=5.0, cfg=3.5, sampler="uni_pc", rule="unipc"),
+    spectrum=WAN_SPECTRUM,
     boundary=0.875,  # of text-to-video; image-to-video files have 0.9
     time_embedding="time_embedding",
     text=Text("WAN", usable=(UMT5_XXL,), needed=(UMT5_XXL,)),
@@ -307,6 +311,7 @@ WAN22_5B = replace(
     aliases=("wan22", "wan2.2-5b", "Wan2.2"),
     latent=_wan("wan22", _WAN22_MEAN, _WAN22_STD, 16),
     sampling=Sampling("simple", shift=8.0, cfg=5.0, sampler="uni_pc", rule="unipc"),
+    spectrum=None,
     boundary=None,
     size=Size(90_086_592, (163_656_704,) * 30, 3072, 14 / 3, 2_519_040),
 )
