@@ -2,6 +2,7 @@
 
     python dev.py demo           train on digits, sample, write out/demo/compare.png and a table
     python dev.py test [...]     lint and tests; what follows goes to pytest
+    python dev.py test --campaign    try to break everything for 20 minutes, and count
     python dev.py bench NAME     one of benchmarks/*.py
     python dev.py comfy [...]    start your ComfyUI with this pack; what follows goes to ComfyUI
     python dev.py locales        write locales/en from the texts of the nodes; needs a ComfyUI
@@ -136,7 +137,10 @@ def run_test(arguments: list[str]) -> int:
     """Lint, then pytest; both must pass.
 
     All tests run in two halves side by side, those that need ComfyUI and the others: half the time.
+    With ``--campaign`` first it is the long form of tests/campaign instead, 20 minutes.
     """
+    if arguments[:1] == ["--campaign"]:
+        return run("-m", "tests.campaign", *arguments[1:])
     lint = run("-m", "ruff", "check", ".") or run("-m", "ruff", "format", "--check", ".")
     if arguments:
         return run("-m", "pytest", *arguments) or lint
