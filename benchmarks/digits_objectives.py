@@ -142,7 +142,7 @@ def make_cache(out: Path) -> Path:
         see = encoder()
         for number in range(len(folder.index.shards())):
             shard = folder.read(LATENTS, number)  # (rows, 1 view, 1, 8, 8) bytes
-            z = see(shard.data[:, 0].float() / 255 * 2 - 1).flatten(2).transpose(1, 2)
+            z = see(shard.data.whole()[:, 0].float() / 255 * 2 - 1).flatten(2).transpose(1, 2)
             made = Shard(z[:, None].half(), ENCODER, shard.rows, shard.skipped, {})
             folder.write(ENCODER, number, made)
         spec = FeatureSpec(ENCODER, z.shape[-1], PATCH)

@@ -4,7 +4,7 @@ A tensor becomes its type, shape, mean and the hash of its bytes; a picture the 
 a column of metrics.jsonl the list of its numbers. Left out on purpose, because they differ between
 two equal runs or say how something is kept rather than what came out: the times in TIMES, the
 metadata of .safetensors (git hash, configuration) and of .png (workflow), and every kind of file
-that is not in READERS (config.toml, state.pt, logs, locks, a video's container).
+that is not in READERS (config.toml, states, logs, locks, a video's container).
 """
 
 import hashlib

@@ -114,6 +114,11 @@ def _report(e: Exception, options: argparse.Namespace, folder: Callable[[], Path
     )
 
 
+def keep(e: Exception, folder: Path) -> None:
+    """Append the traceback of an error that did not end the command to the folder's log."""
+    _keep("".join(traceback.format_exception(e)), lambda: folder)
+
+
 def _keep(trace: str, folder: Callable[[], Path | None]) -> Path | None:
     """Append to the folder's log; returns its path, or None when there is no folder to write to."""
     try:

@@ -3,20 +3,28 @@
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import pickle
+import secrets
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from sv_core.errors import InvalidInput, Unavailable
 
+from . import tensors
+
+T = TypeVar("T")
 _TEMPORARY = ".partial"
+PAUSE = 10.0
+"""Seconds until a full disk is tried again."""
 
 
 class _Watched:
@@ -33,6 +41,9 @@ class _Watched:
             self.error = e
             raise
 
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
+
     def flush(self) -> None:
         self.file.flush()
 
@@ -40,26 +51,36 @@ class _Watched:
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     """Let ``write(file)`` fill a file beside ``path``, push it to the disk, then rename it there.
 
-    Killed at any moment, ``path`` is either what it was or the new file whole. Raises Unavailable,
-    in one sentence, when the file cannot be written; ``path`` is then untouched.
+    Killed at any moment, ``path`` is either what it was or the new file whole. Raises DiskFull or
+    Unavailable, in one sentence, when the file cannot be written, and what ``write`` raises;
+    ``path`` is then untouched.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    nonce = f"{os.getpid()}-{secrets.token_hex(4)}"  # of two writers each has its own
+    temporary = path.with_name(f".{path.name}.{nonce}{_TEMPORARY}")
     watched = None
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             watched = _Watched(file)
             write(watched)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as e:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        cause = e if isinstance(e, OSError) else watched and watched.error
+        cause = watched and watched.error
+        if isinstance(e, OSError) and not isinstance(e, InvalidInput):
+            cause = e
         if cause is None:
             raise
-        raise _in_words(cause, path) from e
+        raise in_words(cause, path) from e
+
+
+def clear_temporary(folder: Path) -> None:
+    """Delete what killed processes left half written. Only who has the folder alone may call it."""
+    for stale in folder.glob(f".*{_TEMPORARY}"):
+        stale.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -72,12 +93,43 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _in_words(e: OSError, path: Path) -> Unavailable:
+def in_words(e: OSError, path: Path) -> Unavailable:
+    """An error of writing as a sentence: DiskFull where room will help."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        why = "the disk is full (or a quota is reached)"
+        kind, why = DiskFull, "the disk is full (or a quota is reached)"
     else:
-        why = e.strerror or str(e)
-    return Unavailable(f"could not write {path}: {why}; earlier files are intact")
+        kind, why = Unavailable, e.strerror or str(e)
+    if e.errno == errno.EFBIG:  # a limit of this process, which stays
+        kind = Unavailable
+    return kind(f"could not write {path}: {why}; earlier files are intact")
+
+
+class DiskFull(Unavailable):
+    """There is no room on the disk now."""
+
+
+def patiently(
+    write: Callable[[], T],
+    say: Callable[[str], object],
+    asked: threading.Event,
+    limit: float = math.inf,
+) -> T:
+    """The result of ``write``, tried again while the disk is full, for ``limit`` seconds at most.
+
+    ``say`` gets a sentence when waiting begins. Raises DiskFull when ``asked`` is set, or was.
+    """
+    began, told = time.monotonic(), False
+    while True:
+        last = asked.is_set() or time.monotonic() - began > limit
+        try:
+            return write()
+        except DiskFull as e:
+            if last:
+                raise
+            if not told:
+                say(f"{e}; waiting for room, then it goes on by itself (Ctrl-C ends it)")
+                told = True
+            asked.wait(PAUSE)
 
 
 def interval_path(weights: Path) -> Path:
@@ -85,17 +137,18 @@ def interval_path(weights: Path) -> Path:
     return weights.with_name(f"{weights.stem}-interval.safetensors")
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as safetensors. Raises Unavailable, in one sentence."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    data = safetensors_bytes(tensors, dict(metadata))
-    write_atomically(path, lambda file: file.write(data))
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Write tensors as safetensors; returns the checksum. Raises Unavailable, in one sentence."""
+    made = []
+    write_atomically(path, lambda file: made.append(tensors.write(file, state, metadata)))
+    return made[-1]
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a .safetensors file, or of a .pt/.pth read without running code.
 
-    Raises InvalidInput, in one sentence, when the file is missing, cut short or something else.
+    A checksum in the metadata is compared. Raises InvalidInput, in one sentence, when the file is
+    missing, damaged, cut short or something else.
     """
     if not path.is_file():
         raise InvalidInput(f"there is no checkpoint {path}")
@@ -103,10 +156,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InvalidInput(f"{path} is neither .safetensors nor .pt nor .pth")
     try:
         if path.suffix == ".safetensors":
+            opened = tensors.TensorFile(path)
+            opened.verify()
             with safe_open(path, framework="pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+                return {k: file.get_tensor(k) for k in file.keys()}, opened.metadata  # noqa: SIM118
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+    except (
+        SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, InvalidInput
+    ) as e:  # fmt: skip
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise InvalidInput(
             f"{path} cannot be read as a checkpoint ({reason}): it is damaged or cut short, "
@@ -117,12 +174,12 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, {}
 
 
-def fingerprint(path: Path) -> str:
-    """A file's content in 16 letters. Raises InvalidInput when it cannot be read."""
-    digest = hashlib.blake2b(digest_size=8)
+def fingerprint(path: Path, letters: int = 16) -> str:
+    """A file's content in so many letters. Raises InvalidInput when it cannot be read."""
+    digest = hashlib.blake2b(digest_size=letters // 2)
     try:
         with open(path, "rb") as file:
-            while block := file.read(1 << 22):
+            for block in tensors.blocks(file):
                 digest.update(block)
     except OSError as e:
         raise InvalidInput(f"cannot read {path}: {e.strerror or e}") from e

@@ -10,7 +10,7 @@ weights stay, and the layer still does its own casting, scaling and patching.
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MethodType
 from typing import Any, TypeGuard
@@ -158,17 +158,21 @@ def adapters(module: nn.Module) -> dict[str, Adapter]:
 
 
 def state_dict(
-    module: nn.Module, dtype: torch.dtype = torch.float32, prefix: str = PREFIX
+    module: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    prefix: str = PREFIX,
+    value: Callable[[Tensor], Tensor] = Tensor.detach,
 ) -> dict[str, Tensor]:
     """What a LoRA file holds: ``<prefix><layer>.lora_A.weight``, ``.lora_B.weight``, ``.alpha``.
 
-    With ``prefix`` "diffusion_model." any ComfyUI loads it by its generic names. Matrices that are
-    spread over processes are spread in here, too.
+    ``value`` is what is to be written of a matrix, such as its average. With ``prefix``
+    "diffusion_model." any ComfyUI loads it by its generic names. Matrices that are spread over
+    processes are spread in here, too.
     """
     result = {}
     for name, adapter in adapters(module).items():
-        result[f"{prefix}{name}.lora_A.weight"] = adapter.lora_A.detach().to(dtype)
-        result[f"{prefix}{name}.lora_B.weight"] = adapter.lora_B.detach().to(dtype)
+        result[f"{prefix}{name}.lora_A.weight"] = value(adapter.lora_A.detach()).to(dtype)
+        result[f"{prefix}{name}.lora_B.weight"] = value(adapter.lora_B.detach()).to(dtype)
         result[f"{prefix}{name}.alpha"] = torch.tensor(adapter.alpha)
     return result
 

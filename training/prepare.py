@@ -8,7 +8,7 @@ its family, its VAE and its text encoders, and run this with ComfyUI's own Pytho
     --set 'text=["clip_l.safetensors", "t5xxl_fp16.safetensors"]'
 
 Stopped at any moment, even killed, the same command goes on where it was; an encoder or text may be
-added to a finished cache.
+added to a finished cache. --verify compares all of it with its checksums and the pictures.
 """
 
 import argparse
@@ -50,6 +50,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         help="set one key, such as vae=vae.safetensors; may be repeated",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all of the cache and of the pictures, and make anew what is damaged",
     )
     add_debug(parser)
     return parser.parse_args(arguments)
@@ -126,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
     config = configure(options.set)
     if config.text:  # before a finished cache is opened for more
         require_host(config)
-    outcome = prepare(options.images, options.cache, config)
+    outcome = prepare(options.images, options.cache, config, options.verify)
     if outcome.nothing_to_do:
         print(f"{options.cache} is finished already: nothing to do")
     report(options.cache, outcome, time.perf_counter() - began)

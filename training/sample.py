@@ -12,7 +12,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,10 +21,20 @@ from sv_core.models.sit import SiTConfig
 
 from .cli import add_debug, guard
 from .encoders.vae import load as load_vae
-from .files import fingerprint, write_atomically
+from .files import clear_temporary, fingerprint
+from .lock import alone
 from .networks.sit import load as load_backbone
 from .sampling.batch import MEANFLOW, SAMPLERS, Order, Studio, draw_grid
-from .sampling.parts import NPZ, SETTINGS, begin, join, part_path
+from .sampling.parts import (
+    NPZ,
+    SETTINGS,
+    begin,
+    join,
+    part_path,
+    prepare_folder,
+    remove_parts,
+    write_part,
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -145,24 +154,31 @@ def run(options: argparse.Namespace) -> int:
         "checkpoint": fingerprint(options.checkpoint),
         "vae": fingerprint(options.vae) if options.vae else None,
     }
-    begin(options.out, settings)
-    if (options.out / NPZ).exists():
-        print(f"{options.out / NPZ} is finished already: nothing to do")
-        return 0
-    for stale in options.out.glob(".*.partial"):
-        stale.unlink()
-    parts = -(-order.n // order.batch)
-    missing = [i for i in range(parts) if not part_path(options.out, i).exists()]
+    prepare_folder(options.out)
+    with alone(options.out, "another training.sample"):
+        begin(options.out, settings)
+        clear_temporary(options.out)
+        parts = -(-order.n // order.batch)
+        if (options.out / NPZ).exists():
+            remove_parts(options.out, parts)  # a kill may have come between the two
+            print(f"{options.out / NPZ} is finished already: nothing to do")
+            return 0
+        make_missing(studio, order, options.out, parts)
+        draw_grid(options.out, order)
+        join(options.out, order.n, parts)
+    print(options.out / NPZ)
+    return 0
+
+
+def make_missing(studio: Studio, order: Order, out: Path, parts: int) -> None:
+    """Make the batches that are not there, each a file."""
+    missing = [i for i in range(parts) if not part_path(out, i).exists()]
     done = (parts - len(missing)) * order.batch
     with tqdm(total=order.n, initial=done, desc="sample", unit="img") as bar:
         for number in missing:
             images = studio.make(order, number).numpy()
-            write_atomically(part_path(options.out, number), lambda f, x=images: np.save(f, x))
+            write_part(out, number, images)
             bar.update(len(images))
-    draw_grid(options.out, order)
-    join(options.out, order.n, parts)
-    print(options.out / NPZ)
-    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ def steps(font: Path, comfy: str | None, home: Path = Path()) -> Iterator[Step]:
     keys = [part for key, value in said.items() for part in ("--set", f"{key}={value}")]
     yield Step(CACHE / "done", ["training.prepare", str(PICTURES), str(CACHE), *keys])
     yield Step(START, ["models.emoji.start", str(START), *host])
-    goes_on = ["--resume"] if (home / RUN / "state.pt").exists() else []
+    goes_on = ["--resume"] if any((home / RUN).glob("state-*.json")) else []
     where = ["--set", f"comfy.folder={comfy}"] if comfy else []
     yield Step(RUN / "done", ["models.emoji.train", str(CONFIG), *where, *goes_on])
 

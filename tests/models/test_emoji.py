@@ -174,7 +174,7 @@ def test_a_build_goes_on_where_it_was(tmp_path):
         "models.emoji.start", "models.emoji.train",
     ]  # fmt: skip
     assert "--resume" not in made[-1].command
-    state = tmp_path / build.RUN / "state.pt"
+    state = tmp_path / build.RUN / "state-000500.json"
     state.parent.mkdir(parents=True)
     state.touch()
     assert "--resume" in list(build.steps(Path("font.ttf"), None, tmp_path))[-1].command

@@ -84,7 +84,7 @@ def _add_features(cache, name, dim, fingerprint="ab", patch_size=4):
     weight = torch.randn(patch_size**2, dim, generator=torch.Generator().manual_seed(dim))
     for number in range(len(folder.index.shards())):
         shard = folder.read(LATENTS, number)
-        x = shard.data.float() / 255  # (rows, views, 1, h, w)
+        x = shard.data.whole().float() / 255  # (rows, views, 1, h, w)
         tokens = x.unfold(3, patch_size, patch_size).unfold(4, patch_size, patch_size)
         tokens = tokens.flatten(5).flatten(3, 4)[:, :, 0]  # (rows, views, n, p p)
         made = Shard((tokens - 0.3) @ weight, fingerprint, shard.rows, {}, {})

@@ -44,8 +44,8 @@ class Outcome:
     texts: int = 0
 
 
-def prepare(root: Path, cache: Path, config: PrepareConfig) -> Outcome:
-    """Make the cache, or what it still lacks.
+def prepare(root: Path, cache: Path, config: PrepareConfig, verify: bool = False) -> Outcome:
+    """Make the cache, or what it still lacks; with ``verify`` also what is not as it was written.
 
     Raises InvalidInput or FloatingPointError, each in one sentence. Whatever ends it, a kill
     included, finished shards stay, and the next run makes only the others.
@@ -55,8 +55,8 @@ def prepare(root: Path, cache: Path, config: PrepareConfig) -> Outcome:
     settings = settings_of(config, latent, listing.layout)
     with alone(cache):
         if CacheFolder.begun(cache):
-            folder = CacheFolder.open(cache)
-            require_same_plan(folder, settings, listing)
+            folder = CacheFolder.open(cache, verify)
+            require_same_plan(folder, settings, listing, root)
         else:
             folder = CacheFolder(cache, make_plan(root, config, settings, latent, listing))
             folder.update()
@@ -177,6 +177,7 @@ def _pictures(
 def _make(folder: CacheFolder, job: Job, codec: Codec, decoded: Iterator[Any], bar: tqdm) -> None:
     """One shard from the next pictures of the stream, written when it is whole."""
     rows: list[int] = []
+    contents: list[str] = []
     skipped: dict[str, str] = {}
     sums: dict[str, float] = {}
     made: dict[str, list[Tensor]] = {kind: [] for kind in _kinds(folder, job, codec)}
@@ -188,21 +189,28 @@ def _make(folder: CacheFolder, job: Job, codec: Codec, decoded: Iterator[Any], b
             skipped[str(picture)] = read
         else:
             rows.append(picture)
+            contents.append(read.content)
             waiting.append(read)
         if len(waiting) == at_once or (place == len(job.pictures) and waiting):
             for kind, parts in made.items():
                 parts.append(_encoded(kind, waiting, codec, sums))
             waiting = []
         bar.update()
-    if job.features and not job.latents and folder.read(LATENTS, job.number).rows != rows:
+    if job.features and not job.latents and not _same(folder, job, rows, contents):
         raise InvalidInput(
             f"of shard {job.number} other pictures can be read than when its latents were made: "
             f"put the pictures back, or prepare another folder"
         )
     for kind, parts in made.items():
-        facts = (rows, skipped, sums if kind == LATENTS else {})
+        facts = (rows, skipped, sums if kind == LATENTS else {}, contents)
         shard = Shard(_joined(parts), folder.fingerprint(kind), *facts)
         folder.write(kind, job.number, shard)
+
+
+def _same(folder: CacheFolder, job: Job, rows: list[int], contents: list[str]) -> bool:
+    """Whether these are the pictures that the shard's latents were made of."""
+    shard = folder.read(LATENTS, job.number)
+    return shard.rows == rows and shard.contents in ([], contents)
 
 
 def _kinds(folder: CacheFolder, job: Job, codec: Codec) -> list[str]:

@@ -1,12 +1,13 @@
 """Listing a folder of pictures or videos: which are used, each with its condition."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from sv_core.errors import InvalidInput, Unavailable
+from sv_core.errors import InvalidInput
 from sv_core.models import families
 
 from . import captions
@@ -79,15 +80,15 @@ def scan(
     """
     if not root.is_dir():
         raise InvalidInput(f"there is no folder {root}: name the one that holds the pictures")
-    files = list(_files(root, videos))
+    files, aside = _readable(_files(root, videos))
     texts = {path[:-4]: root / path for path in files if path.lower().endswith(".txt")}
     kinds = SUFFIXES + ((*VIDEOS, FRAMES) if videos else ())
     found = [path for path in files if path.lower().endswith(kinds)]
-    mask_of = {}
-    if masks:
-        mask_of = {_stem(p)[: -len(_MASK)]: p for p in found if _stem(p).endswith(_MASK)}
-        found = [path for path in found if path not in mask_of.values()]
-    aside = {} if videos else _videos_aside(p for p in files if p not in found)
+    mask_of = {_stem(p)[: -len(_MASK)]: p for p in found if _stem(p).endswith(_MASK) and masks}
+    taken = set(mask_of.values())
+    found = [path for path in found if path not in taken]
+    if not videos:
+        aside |= _videos_aside(set(files) - set(found))
     if not found:
         raise InvalidInput(f"{root} holds no pictures ({', '.join(kinds)})")
     if layout == "auto":
@@ -104,10 +105,12 @@ def scan(
             aside[path] = problem
             continue
         mask = mask_of.get(_stem(path))
-        size, mtime = _stat(root / p for p in (path, mask) if p)
-        part, _, rest = path.partition("/")
-        held_out = bool(rest) and SPLITS.get(part.lower()) == "held out"
-        pictures.append(Picture(path, size, mtime, first, held_out, others, count, mask))
+        size, mtime, problem = _stat(files_of(root, path, mask))
+        if problem:
+            aside[path] = problem
+            continue
+        where = (path, size, mtime, first, _is_held_out(path))
+        pictures.append(Picture(*where, others, count, mask))
     if not pictures:
         example = next(iter(aside))
         raise InvalidInput(
@@ -123,7 +126,7 @@ def _videos_aside(paths: Iterable[str]) -> dict[str, str]:
     """The videos among these, each with the reason why it is not used."""
     takers = " and ".join(f.name for f in families.FAMILIES if f.moving)
     reason = f"it is a video, which only family={takers} take"
-    return dict.fromkeys((p for p in paths if p.lower().endswith(VIDEOS)), reason)
+    return dict.fromkeys(sorted(p for p in paths if p.lower().endswith(VIDEOS)), reason)
 
 
 def _captions(
@@ -139,15 +142,33 @@ def _captions(
 
 def _files(root: Path, videos: bool) -> Iterator[str]:
     """Paths below the root, with /, in an order that is the same on every machine."""
+    inside = {str(root): {os.path.realpath(root)}}  # of each folder, it and those above it
     for folder, folders, names in os.walk(root, followlinks=True):
         # Hidden files are the system's (.DS_Store, ._photo.jpg), not pictures.
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         if videos:
             names = names + [f for f in folders if f.lower().endswith(FRAMES)]
             folders[:] = [f for f in folders if f not in names]
+        above = inside.pop(folder)
+        real = {f: os.path.realpath(os.path.join(folder, f)) for f in folders}
+        folders[:] = [f for f in folders if real[f] not in above]  # a link to where it is itself
+        inside |= {os.path.join(folder, f): above | {real[f]} for f in folders}
         below = Path(folder).relative_to(root).as_posix()
         for name in sorted(n for n in names if not n.startswith(".")):
             yield name if below == "." else f"{below}/{name}"
+
+
+def _readable(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """The paths whose names are UTF-8, and the others, as they can be written, with the reason."""
+    good, bad = [], {}
+    for path in paths:
+        try:
+            path.encode()
+            good.append(path)
+        except UnicodeEncodeError:
+            spelled = os.fsencode(path).decode("utf-8", "backslashreplace")
+            bad[spelled] = "its name is not UTF-8: give it another one"
+    return good, bad
 
 
 def _stem(path: str) -> str:
@@ -165,11 +186,30 @@ def _first_folder(path: str, repeats: bool) -> tuple[str | None, int]:
     return name, 1
 
 
-def _stat(files: Iterable[Path]) -> tuple[int, int]:
-    """(bytes in all, the latest change) of files, or of what is in folders."""
+def content(files: Iterable[Path]) -> str:
+    """The bytes of files, or of all that are in a folder of frames, in 16 letters."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def files_of(root: Path, path: str, mask: str | None) -> list[Path]:
+    """A picture's files: its own, and its mask's."""
+    return [root / name for name in (path, mask) if name is not None]
+
+
+def _is_held_out(path: str) -> bool:
+    part, _, rest = path.partition("/")
+    return bool(rest) and SPLITS.get(part.lower()) == "held out"
+
+
+def _stat(files: Iterable[Path]) -> tuple[int, int, str]:
+    """(bytes in all, the latest change in ns) of files, or of what is in folders; or a reason."""
     try:
         flat = [inner for f in files for inner in (sorted(f.iterdir()) if f.is_dir() else [f])]
         stats = [file.stat() for file in flat]
     except OSError as e:  # such as a link to a file that is gone
-        raise Unavailable(f"cannot read {e.filename}: {e.strerror or e}") from e
-    return sum(s.st_size for s in stats), max((int(s.st_mtime) for s in stats), default=0)
+        return 0, 0, f"it cannot be read ({e.strerror or e})"
+    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0), ""

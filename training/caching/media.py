@@ -1,4 +1,4 @@
-"""Reading one picture or video of a plan: its pixels and its mask."""
+"""Reading one picture or video of a plan: its pixels, its mask, and what its files hold."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..config import prepare
 from ..data.format import Index
 from . import images, videos
+from .listing import content, files_of
 from .plan import moving
 
 
@@ -18,6 +19,7 @@ class Taken(NamedTuple):
 
     pixels: Tensor
     mask: Tensor | None
+    content: str
 
 
 def reader(root: Path, index: Index, i: int, channels: int) -> Callable[[Path], Taken]:
@@ -42,6 +44,7 @@ def reader(root: Path, index: Index, i: int, channels: int) -> Callable[[Path], 
             mask = images.mask(root / named, shape, size) if named else whole
         elif kind == "alpha":
             mask = whole if film else images.mask(path, shape)
-        return Taken(pixels, mask)
+        named = index.masks[i] if kind == "suffix" else None
+        return Taken(pixels, mask, content(files_of(root, index.paths[i], named)))
 
     return read

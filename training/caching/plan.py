@@ -19,7 +19,7 @@ from ..files import fingerprint
 from ..prefetch import ahead, attempt
 from . import images, videos
 from .captions import Variants
-from .listing import Listing, is_video, scan
+from .listing import Listing, content, files_of, is_video, scan
 
 
 def check(config: PrepareConfig) -> LatentSpec:
@@ -167,7 +167,9 @@ def make_plan(
     )
 
 
-def require_same_plan(folder: CacheFolder, settings: dict[str, Any], found: Listing) -> None:
+def require_same_plan(
+    folder: CacheFolder, settings: dict[str, Any], found: Listing, root: Path
+) -> None:
     """Raises InvalidInput when a cache was begun with other settings or other pictures."""
     index, cache = folder.index, folder.path
     was, unset = index.settings, object()
@@ -182,24 +184,7 @@ def require_same_plan(folder: CacheFolder, settings: dict[str, Any], found: List
             f"{cache} was begun with other settings ({'; '.join(different)}): use the same again, "
             f"or another folder"
         )
-    n = len(index.paths)
-    columns = (
-        index.paths,
-        index.sizes,
-        index.mtimes,
-        [index.conditions[c] for c in index.condition],
-        [tuple(index.conditions[c] for c in o) for o in index.others or [[]] * n],
-        index.repeats or [1] * n,
-        index.masks or [None] * n,
-    )
-    before = {row[0]: row[1:] for row in zip(*columns, strict=True)}
-    now = {
-        p.path: (p.size, p.mtime, p.condition, p.others, p.repeats, p.mask) for p in found.pictures
-    }
-    before |= dict.fromkeys(index.aside, ())
-    now |= dict.fromkeys(found.aside, ())
-    new, gone = now.keys() - before.keys(), before.keys() - now.keys()
-    other = {path for path in now.keys() & before.keys() if now[path] != before[path]}
+    new, gone, other = _changes(folder, found, root)
     if new or gone or other:
         example = sorted(new | gone | other)[0]
         raise InvalidInput(
@@ -207,3 +192,43 @@ def require_same_plan(folder: CacheFolder, settings: dict[str, Any], found: List
             f"gone, {len(other)} changed (such as {example}); put them back, or prepare another "
             f"folder"
         )
+
+
+def _changes(
+    folder: CacheFolder, found: Listing, root: Path
+) -> tuple[set[str], set[str], set[str]]:
+    """The paths of pictures that are new, that are gone, and of which something has changed.
+
+    One that was written again, or any when the folder is verified, is compared by its content.
+    """
+    index = folder.index
+    n, conditions = len(index.paths), index.conditions
+    columns = (
+        index.sizes,
+        [conditions[c] for c in index.condition],
+        [tuple(conditions[c] for c in o) for o in index.others or [[]] * n],
+        index.repeats or [1] * n,
+        index.masks or [None] * n,
+    )
+    before = dict(zip(index.paths, zip(*columns, strict=True), strict=True))
+    now = {p.path: (p.size, p.condition, p.others, p.repeats, p.mask) for p in found.pictures}
+    before |= dict.fromkeys(index.aside, ())
+    now |= dict.fromkeys(found.aside, ())
+    both = now.keys() & before.keys()
+    other = {path for path in both if now[path] != before[path]}
+    times = dict(zip(index.paths, index.mtimes, strict=True))
+    again = [p for p in found.pictures if p.path in both - other and p.path in times]
+    again = [p for p in again if folder.verify or not _same_time(times[p.path], p.mtime)]
+    contents = folder.contents() if again else {}
+    other |= {
+        p.path
+        for p in again
+        if contents.get(p.path) != content(files_of(root, p.path, p.mask))
+        and not (folder.verify and p.path not in contents and _same_time(times[p.path], p.mtime))
+    }
+    return now.keys() - before.keys(), before.keys() - now.keys(), other
+
+
+def _same_time(before: int, now: int) -> bool:
+    """Whether a file is as old as it was: older caches have seconds in place of nanoseconds."""
+    return before == (now if before > 10**12 else now // 10**9)

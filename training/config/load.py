@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from .parse import build, override, read, toml
+from .parse import build, override, read, read_text, toml
 from .rules import _check
 from .schema import Config
 
@@ -19,6 +19,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     for assignment in overrides:
         override(table, assignment)
     config = build(Config, table)
+    _check(config)
+    return config
+
+
+def loads(text: str) -> Config:
+    """What ``dump`` made. Raises InvalidInput, in one sentence, for another version's."""
+    config = build(Config, read_text(text, "the saved configuration"))
     _check(config)
     return config
 

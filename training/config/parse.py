@@ -108,7 +108,7 @@ def override(table: dict[str, Any], assignment: str) -> None:
         raise InvalidInput(f"--set wants key=value, such as optim.lr=1e-4, got {assignment!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
     for part in path:
         table = table.setdefault(part, {})
@@ -117,17 +117,27 @@ def override(table: dict[str, Any], assignment: str) -> None:
     table[name] = value
 
 
+def read_text(text: str, name: str) -> dict[str, Any]:
+    """The table of a TOML text. Raises InvalidInput, in one sentence, when it is none."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        deep = isinstance(e, RecursionError)
+        why = "its values are nested too deeply" if deep else e
+        raise InvalidInput(f"{name} is not a TOML file: {why}") from e
+
+
 def read(path: Path) -> dict[str, Any]:
     """A TOML file's table. Raises InvalidInput, in one sentence, when it is missing or no TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_text(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise InvalidInput(f"there is no config file {path}") from None
     except IsADirectoryError:
         raise InvalidInput(f"{path} is a folder: name the .toml file in it") from None
     except OSError as e:
         raise InvalidInput(f"cannot read {path}: {e.strerror or e}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
         raise InvalidInput(f"{path} is not a TOML file: {e}") from e
 
 

@@ -435,6 +435,21 @@ class RunConfig:
         low=0,
         example=150,
     )
+    save_minutes: float = knob(
+        10.0,
+        "The state alone is saved when so many minutes have passed since the last save, so that a "
+        "crash costs no more; 0 for never.",
+        unit="minutes",
+        low=0,
+        example=30.0,
+    )
+    keep_last: int = knob(
+        0,
+        "Of how many saves, the latest ones, the weights files are kept; 0 for all.",
+        unit="saves",
+        low=0,
+        example=3,
+    )
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,10 @@ class LatentCache:
     def identity(self) -> dict[str, str]:
         """What must be unchanged when a run is resumed: networks by fingerprint, the pictures."""
         index = self.index
-        facts = [index.paths, index.condition, index.views, self.held_out.tolist()]
+        facts = [index.paths, index.conditions, index.condition, index.views]
+        facts.append(self.held_out.tolist())
         facts += [column for column in (index.others, index.repeats, index.masks) if column]
+        facts.append([shard.contents for shard in self._latents])
         pictures = json.dumps(facts)
         encoders = {name: spec.fingerprint for name, spec in self.features.items()}
         text = {"text": self.text.fingerprint} if self.text else {}

@@ -1,4 +1,4 @@
-"""The files of a latent cache: an index, and shards that are read through the memory map.
+"""The files of a latent cache: an index, and shards of which rows are read when they are needed.
 
     index.json                    what there is: settings, pictures, conditions, buckets
     latents-00000.safetensors     latents (rows, views, c, h, w): uint8 pixels, or float16 means;
@@ -22,21 +22,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sv_core.errors import InvalidInput, Unavailable
 from sv_core.latent import LatentSpec
 from sv_core.models.families import stride
 
-from ..files import write_atomically
+from ..files import save_weights, write_atomically
+from ..tensors import Rows, TensorFile
 
 FORMAT = 1
 INDEX = "index.json"
 SKIPPED = "skipped.txt"
 LATENTS = "latents"
 MASKS = "masks"
+REMEDY = "run training.prepare again with --verify, which makes it anew"
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,17 @@ class Index:
 
 
 class Shard(NamedTuple):
-    """Rows (n, views, ...) of the pictures ``rows``; the others of its plan were ``skipped``."""
+    """Rows (n, views, ...) of the pictures ``rows``; the others of its plan were ``skipped``.
 
-    data: Tensor
+    ``contents`` are the fingerprints of the rows' picture files, none in older caches.
+    """
+
+    data: Tensor | Rows
     fingerprint: str
     rows: list[int]
     skipped: dict[str, str]
     sums: dict[str, float]
+    contents: list[str] = []
 
     def covers(self, pictures: Sequence[int]) -> bool:
         """Whether each picture of the plan is in the shard, in order, or skipped."""
@@ -147,13 +152,14 @@ class CacheFolder:
     ``complete`` only when every shard that it announces is there.
     """
 
-    def __init__(self, path: Path, index: Index):
-        self.path, self.index = path, index
+    def __init__(self, path: Path, index: Index, verify: bool = False):
+        """With ``verify`` a shard that is not as it was written counts as missing."""
+        self.path, self.index, self.verify = path, index, verify
 
     @classmethod
-    def open(cls, path: Path) -> "CacheFolder":
+    def open(cls, path: Path, verify: bool = False) -> "CacheFolder":
         """Raises InvalidInput, in one sentence, when there is no index or another format's."""
-        return cls(path, _read_index(path))
+        return cls(path, _read_index(path), verify)
 
     @staticmethod
     def begun(path: Path) -> bool:
@@ -174,21 +180,24 @@ class CacheFolder:
 
     def write(self, kind: str, number: int, shard: Shard) -> None:
         """Raises Unavailable, in one sentence."""
-        # One key of metadata: several would be written in another order each time.
         facts = json.dumps({k: v for k, v in shard._asdict().items() if k != "data"})
-        data = safetensors_bytes({"data": shard.data.contiguous()}, {"shard": facts})
-        write_atomically(self.shard(kind, number), lambda file: file.write(data))
+        data = shard.data if isinstance(shard.data, Tensor) else shard.data.whole()
+        save_weights(self.shard(kind, number), {"data": data}, {"shard": facts})
 
     def read(self, kind: str, number: int) -> Shard:
-        """A shard whose rows are read from the disk when they are asked for.
+        """A shard whose rows are read from the disk when they are asked for, and then verified.
 
         Raises InvalidInput, in one sentence, when it is missing, cut short or something else.
         """
         path = self.shard(kind, number)
         try:
-            with safe_open(path, framework="pt") as file:
-                return Shard(file.get_tensor("data"), **json.loads(file.metadata()["shard"]))
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
+            file = TensorFile(path, REMEDY)
+            if self.verify:
+                file.verify()
+            return Shard(file.rows("data"), **json.loads(file.metadata["shard"]))
+        except InvalidInput:
+            raise
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
             reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
             raise InvalidInput(
                 f"shard {path} cannot be read ({reason}): remove it and run training.prepare "
@@ -217,6 +226,16 @@ class CacheFolder:
                 )
             shards.append(shard)
         return shards
+
+    def contents(self) -> dict[str, str]:
+        """The fingerprints of the pictures' files by their paths, as far as shards are made."""
+        found = {}
+        for number in range(len(self.index.shards())):
+            with suppress(InvalidInput):
+                shard = self.read(LATENTS, number)
+                paths = (self.index.paths[i] for i in shard.rows)
+                found |= dict(zip(paths, shard.contents, strict=False))  # older shards have none
+        return found
 
     def missing(self, encoder: str | None) -> Iterator[Job]:
         """The shards that are missing or damaged, with what has to be made of each."""

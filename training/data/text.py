@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from sv_core.errors import InvalidInput
 
-from ..files import write_atomically
-from .format import CacheFolder, Index, TextSpec, shard_path
+from ..files import save_weights
+from ..tensors import TensorFile
+from .format import REMEDY, CacheFolder, Index, TextSpec, shard_path
 
 TEXT = "text"
 PER_FILE = 64
@@ -53,7 +53,7 @@ class TextTable:
         file, names, lengths = self._parts[k // PER_FILE]
         entry = {}
         for key in names[k]:
-            value = file.get_tensor(key)
+            value = file[key]
             length = lengths.get(key, len(value))
             if length > len(value):  # not by cat: autocast on a CPU knows none of float16
                 kept, value = value, value.new_zeros(length, *value.shape[1:])
@@ -74,7 +74,7 @@ def missing(folder: CacheFolder) -> list[int]:
     assert spec is not None
     for number, part in enumerate(_parts(len(folder.index.conditions))):
         try:
-            _opened(folder.path, number, part, spec)
+            _opened(folder.path, number, part, spec, folder.verify)
         except InvalidInput:
             absent.append(number)
     return absent
@@ -134,8 +134,7 @@ def _write(folder: CacheFolder, number: int, entries: Mapping[int, Entry], spec:
                 lengths[key] = len(stored)
             tensors[key] = stored[:rows].clone()
     facts = {"fingerprint": spec.fingerprint, "template": spec.template, "lengths": lengths}
-    data = safetensors_bytes(tensors, {TEXT: json.dumps(facts)})
-    write_atomically(folder.shard(TEXT, number), lambda file: file.write(data))
+    save_weights(folder.shard(TEXT, number), tensors, {TEXT: json.dumps(facts)})
 
 
 def _rounded(value: Tensor) -> Tensor:
@@ -158,18 +157,20 @@ def _rows(context: Tensor) -> int:
     return int(used[-1]) + 1 if len(used) else 1
 
 
-def _opened(cache: Path, number: int, part: range, spec: TextSpec) -> tuple:
+def _opened(cache: Path, number: int, part: range, spec: TextSpec, verify: bool = False) -> tuple:
     """(the open file, the keys of each condition, the lengths of what was shortened)."""
     path = shard_path(cache, TEXT, number)
     try:
-        file = safe_open(path, framework="pt")
-        facts = json.loads(file.metadata()[TEXT])
+        file = TensorFile(path, REMEDY)
+        if verify:
+            file.verify()
+        facts = json.loads(file.metadata[TEXT])
         names: dict[int, list[str]] = {k: [] for k in part}
-        for key in file.keys():  # noqa: SIM118  it is no dict
+        for key in file.places:
             names[int(key.partition(".")[0])].append(key)
         fits = TextSpec(facts["fingerprint"], facts["template"]) == spec and all(names.values())
         lengths = facts["lengths"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
         reason = "it is missing" if isinstance(e, FileNotFoundError) else f"{e}"
         raise InvalidInput(
             f"the text in {path} cannot be read ({reason}): remove it and run training.prepare "

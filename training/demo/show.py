@@ -125,7 +125,7 @@ def obtain_weights(config: Config) -> Path:
     if same and weights.is_file():
         print(f"using the network trained before: {weights} (delete {out} to train again)")
         return weights
-    resume = same and folder.state.is_file()
+    resume = same and folder.begun()
     print(f"{'going on with' if resume else 'training'} {out}: {config.optim.steps} steps")
     outcome = train(config, resume)
     if not outcome.finished:

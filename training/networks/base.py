@@ -1,12 +1,14 @@
 """The interface between the trainer and a network of any family."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from sv_core.latent import LatentSpec
+
+Value = Callable[[Tensor], Tensor]
 
 
 class Backbone(Protocol):
@@ -78,11 +80,16 @@ class Backbone(Protocol):
         """The same adapter with ``model``, a wrapped network or its bare ``forward``, in place."""
         ...
 
-    def weights(self) -> dict[str, Tensor]:
-        """The tensors of a checkpoint file, by the file's own names."""
+    def weights(self, value: Value = Tensor.detach) -> Mapping[str, Tensor]:
+        """The tensors of a checkpoint file, by the file's own names.
+
+        ``value`` is what is to be written of one of the network's tensors, such as its average.
+        """
         ...
 
-    def sidecar(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    def sidecar(
+        self, value: Value = Tensor.detach
+    ) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """(tensors, metadata) of a second file, which holds the interval embedder.
 
         None when the first file holds all of the network.

@@ -1,8 +1,9 @@
 """SiT as a backbone: by name, by sizes, or from a checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, wit
 from ..config.schema import ModelConfig
 from ..data.dataset import Dataset
 from ..files import read_weights
-from .base import Backbone
+from ..tensors import Lazy
+from .base import Backbone, Value
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,11 @@ class SiTBackbone:
     def on(self, model: Callable[..., Any]) -> "SiTBackbone":
         return replace(self, model=model)
 
-    def weights(self) -> dict[str, Tensor]:
-        return self.model.state_dict()
+    def weights(self, value: Value = Tensor.detach) -> Mapping[str, Tensor]:
+        own = self.model.state_dict()
+        return Lazy({name: partial(value, x) for name, x in own.items()})
 
-    def sidecar(self) -> None:
+    def sidecar(self, value: Value = Tensor.detach) -> None:
         """None: its interval embedder is among the weights."""
 
     def metadata(self) -> dict[str, str]:

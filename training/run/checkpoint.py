@@ -2,10 +2,14 @@
 
 import contextlib
 import functools
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sv_core.errors import InvalidInput
 
@@ -54,10 +58,28 @@ def _common(config: Config, state: TrainState) -> dict[str, str]:
         "modelspec.title": f"{data or config.data.name}, {config.objective.kind}, "
         f"step {state.step}",
         "step": str(state.step),
-        "training_config": dump(config),  # "config" is a network's own, to ComfyUI and others
+        "training_config": dump(shareable(config)),  # "config" is a network's own, to ComfyUI
     }
     commit = git_hash()
     return metadata | ({"git": commit} if commit else {})
+
+
+PATHS = (
+    ("model", "checkpoint"), ("comfy", "checkpoint"), ("comfy", "folder"), ("data", "cache"),
+    ("lora", "checkpoint"), ("run", "out"), ("run", "vae"),
+)  # fmt: skip
+"""The keys that are paths of the machine that trained."""
+
+
+def shareable(config: Config) -> Config:
+    """The configuration with the last part of each path only: others get it with the weights."""
+    for section, key in PATHS:
+        part = getattr(config, section)
+        path = getattr(part, key)
+        if path is not None:
+            name = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+            config = replace(config, **{section: replace(part, **{key: name})})
+    return config
 
 
 def require_same(now: Config, before: Config) -> None:
@@ -99,6 +121,7 @@ def require_fitting(config: Config, state: TrainState, saved: dict[str, Any]) ->
         raise InvalidInput(
             f"the run in {out} is of an older version: begin anew in another run.out"
         )
+    _require_form(out, state, saved)
     if saved["step"] > config.optim.steps:
         raise InvalidInput(
             f"the run in {out} is at step {saved['step']}, past optim.steps = "
@@ -116,3 +139,49 @@ def require_fitting(config: Config, state: TrainState, saved: dict[str, Any]) ->
             f"the run in {out} has {saved['processes']} memory banks, one per process, and there "
             f"are {processes.count} processes now: start as many as before"
         )
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "z")
+"""What optimisers keep in the shape of the parameter that it belongs to."""
+
+
+def _require_form(out: str, state: TrainState, saved: dict[str, Any]) -> None:
+    """Check that every tensor of a state has its place and its shape: none may be broadcast.
+
+    Raises InvalidInput, in one sentence.
+    """
+    projectors = state.projectors.state_dict() if state.projectors else {}
+    try:
+        _require_shapes("model", state.trained, saved["model"])
+        for ours, theirs in zip(state.averages, saved["averages"], strict=True):
+            named = dict(zip(state.trained, ours.tensors, strict=True))
+            _require_shapes("averages", named, theirs)
+        _require_shapes("projectors", projectors, saved["projectors"])
+        _require_shapes("bank", state.bank.state_dict() if state.bank else {}, saved["bank"])
+        _require_moments(state, saved["optimizer"])
+        if type(saved["step"]) is not int or not isinstance(saved["data"], dict):
+            raise InvalidInput("step or data is of another kind")
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as e:
+        raise InvalidInput(
+            f"the state in {out} is not one of this run ({e}): resume with the configuration that "
+            f"it began with, or begin anew in another run.out"
+        ) from e
+
+
+def _require_moments(state: TrainState, saved: dict[str, Any]) -> None:
+    """Check the optimiser's part. Raises InvalidInput, or what a foreign one leads to."""
+    groups = state.optimizer.param_groups
+    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in saved["param_groups"]]:
+        raise InvalidInput("optimizer.param_groups is of another network")
+    for number, moments in saved["state"].items():
+        found = {key: x for key, x in moments.items() if key in MOMENTS}
+        own = dict.fromkeys(found, state.parameters[int(number)])
+        _require_shapes(f"optimizer.state.{number}", own, found)
+
+
+def _require_shapes(part: str, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    for name in sorted(own.keys() | saved.keys()):
+        want = tuple(own[name].shape) if name in own else "not there"
+        have = tuple(saved[name].shape) if name in saved else "not there"
+        if have != want:
+            raise InvalidInput(f"{part}.{name} is {have}, and the run's is {want}")

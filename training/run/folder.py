@@ -1,38 +1,53 @@
 """The folder of a run: where each of its files is, and how they are opened, saved and resumed.
 
     config.toml                  the whole configuration, defaults included
-    metrics.jsonl                a line for each step
+    metrics.jsonl                a line for each step (metrics.py)
     bins.png                     a chart of them by noise level (reports.py)
-    state.pt                     everything that resuming needs
-    bank-000500-001.pt           the memory bank of another process, of the state's step
+    state-000500.pt, .json       everything that resuming needs, and its manifest (generations.py)
+    bank-000500-001.safetensors  the memory bank of another process, of the state's step
     weights-000500.safetensors   the averaged weights of a step; -ema0.9: by another average;
                                  -interval: the interval embedder that belongs to them
     previews/000500.png          pictures from the network at that step
+    .lock                        held by the run that writes here
 
 Every file but the metrics is written whole or not at all.
 """
 
 import contextlib
-import json
-import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, Protocol, TypeVar
 
 from sv_core.errors import InvalidInput, Unavailable
 
 from .. import files
-from ..config.load import dump, load
+from ..config.load import dump, loads
 from ..config.schema import Config
-from ..engine.distributed import whole
-from ..files import _TEMPORARY, _in_words, write_atomically
-from ..lora import state_dict
-from ..networks.base import Backbone
+from ..engine.distributed import Processes
+from ..files import clear_temporary, write_atomically
+from ..lock import alone
 from .checkpoint import describe, describe_sidecar, require_fitting, require_same
+from .generations import Generations, Manifest
+from .metrics import Metrics
 from .state import TrainState
+
+Say = Callable[[str], object]
+T = TypeVar("T")
+
+
+class Patient(Protocol):
+    """Calls a function, perhaps several times, and returns what it returns."""
+
+    def __call__(self, write: Callable[[], T], /) -> T: ...
+
+
+def call(write: Callable[[], T]) -> T:
+    """Without patience."""
+    return write()
 
 
 class RunFolder:
@@ -43,8 +58,11 @@ class RunFolder:
         self.config = out / "config.toml"
         self.metrics = out / "metrics.jsonl"
         self.chart = out / "bins.png"
-        self.state = out / "state.pt"
         self.previews = out / "previews"
+        self.states = Generations(out)
+        self.saved: Manifest | None = None
+        """What this run has saved last, or goes on from."""
+        self._held = ExitStack()
 
     def weights(self, step: int, decay: float | None = None) -> Path:
         """The path of the averaged weights of a step; ``decay`` is that of a further average."""
@@ -54,7 +72,7 @@ class RunFolder:
     def bank(self, step: int | str, process: int) -> Path:
         """The path of the memory bank of a process other than the first; step may be a pattern."""
         step = f"{step:06d}" if isinstance(step, int) else step
-        return self.out / f"bank-{step}-{process:03d}.pt"
+        return self.out / f"bank-{step}-{process:03d}.safetensors"
 
     def preview(self, step: int) -> Path:
         """The path of the pictures of a step."""
@@ -68,48 +86,109 @@ class RunFolder:
         """Whether the folder belongs to a run with this configuration."""
         return self.config.is_file() and self.config.read_text("utf-8") == dump(config)
 
-    def open(self, config: Config, state: TrainState, resume: bool) -> None:
-        """Make the folder, or take up the state that is in it. All processes must call it.
+    def begun(self) -> bool:
+        """Whether there is a state that a run can go on from, or that an older version could."""
+        return bool(self.states.steps()) or (self.out / "state.pt").exists()
 
-        Raises InvalidInput when there is a state and ``resume`` is false, or none and it is true,
-        or when configuration, data or processes are not those that the state was made with;
-        Unavailable for an unusable folder.
+    def open(self, config: Config, state: TrainState, resume: bool, say: Say = print) -> None:
+        """Make the folder, or take up the state that is in it, and keep it to this run alone.
+
+        All processes must call it; ``close`` ends it. ``say`` gets a sentence for what is found
+        damaged. Raises InvalidInput when another run is at work here, when there is a state and
+        ``resume`` is false, or none and it is true, or when configuration, data or processes are
+        not those that the state was made with; Unavailable for an unusable folder.
         """
         processes = state.processes
-        if not resume and self.state.exists():
-            raise InvalidInput(
-                f"{self.out} already holds a run: go on with it by --resume, or choose another "
-                f"folder with --set run.out=..."
-            )
-        if resume:
-            self._resume(config, state)
-        processes.wait()
-        if processes.is_main:
-            self.make()
-            text = dump(config).encode()
-            write_atomically(self.config, lambda file: file.write(text))
-        processes.wait()
+        try:
+            _together(processes, lambda: self._take(resume))
+            if not resume and self.begun():
+                raise InvalidInput(
+                    f"{self.out} already holds a run: go on with it by --resume, or choose another "
+                    f"folder with --set run.out=..."
+                )
+            if resume:
+                self._resume(config, state, say)
+            processes.wait()
+            if processes.is_main:
+                self._write_config(config)
+            processes.wait()
+        except BaseException:
+            self.close()
+            raise
 
-    def _resume(self, config: Config, state: TrainState) -> None:
-        saved = self.read_state()
-        require_same(config, load(self.config))
-        require_fitting(config, state, saved)
-        process = state.processes.index
-        if process and state.bank is not None:
-            saved["bank"] = files.read_weights(self.bank(saved["step"], process))[0]
-        state.load_state_dict(saved)
+    def _take(self, resume: bool) -> None:
+        """Make the folder and lock it, unless there is nothing to resume."""
+        if self.out.is_dir() or not resume:
+            self.make()
+            self._held.enter_context(alone(self.out, "another run"))
+            clear_temporary(self.out)
+            clear_temporary(self.previews)
+
+    def close(self) -> None:
+        """Let other runs use the folder."""
+        self._held.close()
+
+    def _write_config(self, config: Config) -> None:
+        text = dump(config)
+        write_atomically(self.config, lambda file: file.write(text.encode()))
+        if self.saved is not None and self.saved.config != text:
+            self.saved = replace(self.saved, config=text)
+            self.states.write_manifest(self.saved)
+
+    def _resume(self, config: Config, state: TrainState, say: Say) -> None:
+        processes = state.processes
+        manifest = _together(processes, lambda: self._newest(say))
+        step = processes.largest(manifest.step if manifest else 0)
+        self.saved = manifest or self.states.read_manifest(step)
+        own = processes.is_main and self.config.is_file()
+        if own and self.config.read_bytes() != self.saved.config.encode():
+            say(f"note: {self.config} was changed since the run wrote it")
+        require_same(config, loads(self.saved.config))
+        tree: dict[str, Any] = files.read_weights(self.states.state(step))[0]
+        if processes.index and state.bank is not None:
+            tree["bank"] = files.read_weights(self.bank(step, processes.index))[0]
+        require_fitting(config, state, tree)
+        state.load_state_dict(tree)
+
+    def _newest(self, say: Say) -> Manifest:
+        """The newest state that is as it was written; damaged newer ones are set aside."""
+        damage = []
+        for step in self.states.steps():
+            try:
+                manifest = self.states.verify(step)
+            except InvalidInput as e:
+                if isinstance(e, Unavailable):
+                    raise
+                damage.append((step, str(e)))
+                continue
+            for bad, problem in damage:
+                say(
+                    f"note: {problem}: the run goes on from step {step}, the one before, and "
+                    f"computes the steps to {bad} again"
+                )
+                self.states.set_aside(bad)
+            return manifest
+        if damage:
+            raise InvalidInput(
+                f"nothing to resume: no state in {self.out} is whole ({damage[0][1]}): begin anew "
+                f"in another run.out, with its last weights as the checkpoint"
+            )
+        older = (self.out / "state.pt").exists()
+        raise InvalidInput(
+            f"the run in {self.out} is of an older version: begin anew in another run.out"
+            if older
+            else f"nothing to resume: {self.out} holds no state; leave out --resume"
+        )
+
+    def read_state(self) -> dict[str, Any]:
+        """The newest state. Raises InvalidInput, in one sentence, when there is none."""
+        return files.read_weights(self.states.state(self._newest(print).step))[0]
 
     def make(self) -> None:
-        """Make the folder and clear what a killed process left half written in it.
-
-        Raises Unavailable, in one sentence, when nothing can be written there.
-        """
+        """Raises Unavailable, in one sentence, when nothing can be written there."""
         try:
             self.previews.mkdir(parents=True, exist_ok=True)
-            for folder in (self.out, self.previews):
-                for stale in folder.glob(f".*{_TEMPORARY}"):
-                    stale.unlink()
-            probe = self.out / f".probe{_TEMPORARY}"
+            probe = self.out / ".probe.partial"
             probe.touch()
             probe.unlink()
         except OSError as e:
@@ -118,103 +197,100 @@ class RunFolder:
                 f"run.out"
             ) from e
 
-    def save(self, config: Config, state: TrainState) -> Path:
-        """Write the averaged weights, then the state to resume from; returns the weights' path.
+    def save(
+        self,
+        config: Config,
+        state: TrainState,
+        metrics: Metrics | None = None,
+        weights: bool = True,
+        patient: Patient = call,
+    ) -> None:
+        """Write the averaged weights, if ``weights``, then the state to resume from.
 
         In this order: a kill in between leaves weights that the resumed run writes again, the same.
         All processes must call it. The first one writes, but each its own bank, before the state
         and under the name of the step, so that the state never meets the bank of another moment.
-        Raises Unavailable, in one sentence.
+        ``patient`` calls what writes a file, perhaps again. Raises Unavailable, in one sentence;
+        InvalidInput when another run has written meanwhile.
         """
         processes = state.processes
-        banked = processes.index > 0 and state.bank is not None
-        self._save_weights(config, state)
+        self._require_own()
+        written = self._save_weights(config, state, patient) if weights else {}
         tree = state.state_dict()
-        bank = self.bank(state.step, processes.index)
+        banked = processes.index > 0 and state.bank is not None
         if banked:
-            write_atomically(bank, lambda file: torch.save(dict(tree["bank"]), file))
+            bank = self.bank(state.step, processes.index)
+            patient(lambda: files.save_weights(bank, tree["bank"], {}))
         processes.wait()
         if processes.is_main:
-            self.write_state(tree)
+            mark = patient(metrics.sync) if metrics else None
+            digest = patient(lambda: self.states.write_state(tree))
+            made = Manifest(state.step, digest, dump(config), written, mark)
+            patient(lambda: self.states.write_manifest(made))
+            self.saved = made
+            self.states.prune()
+            self._prune_weights(config.run.keep_last)
         processes.wait()
         if banked:
-            for old in self.out.glob(self.bank("*", processes.index).name):
-                if old != bank:
-                    with contextlib.suppress(OSError):
-                        old.unlink()
-        return self.weights(state.step)
+            self._prune_banks(processes.index)
 
-    def _save_weights(self, config: Config, state: TrainState) -> None:
-        """The first average under the step's name; further ones under their decay's as well."""
-        metadata = describe(config, state)
+    def _require_own(self) -> None:
+        """Raise InvalidInput when the newest state on the disk is not this run's."""
+        own = self.saved.step if self.saved else 0
+        newest = max(self.states.steps(), default=0)
+        if newest > own:
+            raise InvalidInput(
+                f"another run has written step {newest} into {self.out}, and this one's last was "
+                f"{own}: it stops here and leaves the folder as it is; choose another run.out"
+            )
+
+    def _prune_weights(self, keep: int) -> None:
+        """Delete the weights of all but the last ``keep`` steps; 0 keeps all."""
+        found: dict[int, list[Path]] = {}
+        for path in self.out.glob("weights-*.safetensors"):
+            if match := re.match(r"weights-(\d{6,})[.-]", path.name):
+                found.setdefault(int(match[1]), []).append(path)
+        for step in sorted(found)[:-keep] if keep else []:
+            for path in found[step]:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _prune_banks(self, process: int) -> None:
+        keep = [self.bank(step, process) for step in self.states.steps()]
+        for old in self.out.glob(self.bank("*", process).name):
+            if old not in keep:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+
+    def _save_weights(self, config: Config, state: TrainState, patient: Patient) -> dict[str, str]:
+        """The first average under the step's name; further ones under their decay's as well.
+
+        Returns the checksums by the files' names.
+        """
+        metadata, written = describe(config, state), {}
         for number in range(max(1, len(state.averages))):
             decay = config.optim.ema[number] if number else None
-            with state.averaged(number) as backbone:
-                tensors, sidecar = _shipped(state, backbone), whole(backbone.sidecar())
+            with state.shipped(number) as (tensors, sidecar):
                 if state.processes.is_main:
                     path = self.weights(state.step, decay)
+                    made = [(path, tensors, metadata)]
                     if sidecar:  # first, so that there are never weights without it
                         own, facts = sidecar
                         beside = describe_sidecar(config, state) | facts
-                        files.save_weights(files.interval_path(path), own, beside)
-                    files.save_weights(path, tensors, metadata)
-
-    def write_state(self, state: Mapping[str, Any]) -> None:
-        """Everything that resuming needs, in one file. Raises Unavailable, in one sentence."""
-        write_atomically(self.state, lambda file: torch.save(dict(state), file))
-
-    def read_state(self) -> dict[str, Any]:
-        """The saved state. Raises InvalidInput, in one sentence, when there is none."""
-        if not self.state.exists():
-            raise InvalidInput(
-                f"nothing to resume: {self.out} holds no {self.state.name}; leave out --resume"
-            )
-        return files.read_weights(self.state)[0]
+                        made.insert(0, (files.interval_path(path), own, beside))
+                    for file in made:
+                        written[file[0].name] = patient(partial(files.save_weights, *file))
+        return written
 
 
-def _shipped(state: TrainState, backbone: Backbone) -> dict[str, Tensor]:
-    """The tensors that the first process writes. All must call it: each may hold a part."""
-    if state.lora:
-        return whole(state_dict(state.model))
-    with state.processes.assembled(state.model):
-        return backbone.weights() if state.processes.is_main else {}
-
-
-class Metrics:
-    """metrics.jsonl: one line per step, none twice and none missing, also after a crash."""
-
-    def __init__(self, path: Path, step: int):
-        """Go on after ``step``: lines of later steps are removed, as a crash undid them."""
-        self.path = path
-        kept = []
-        if step and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # the line that a kill cut short
-                    break
-                if record["step"] > step:
-                    break
-                kept.append(line + "\n")
-        write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Append one step's record and flush it, so that a kill loses none."""
+def _together(processes: Processes, function: Callable[[], T]) -> T | None:
+    """What the first process's function returns; when it raises InvalidInput all processes do."""
+    result, problem = None, None
+    if processes.is_main:
         try:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
-        except OSError as e:
-            raise _in_words(e, self.path) from e
-
-    def sync(self) -> None:
-        """Sync the file to the disk, before a state is saved that assumes these lines."""
-        try:
-            os.fsync(self.file.fileno())
-        except OSError as e:
-            raise _in_words(e, self.path) from e
-
-    def close(self) -> None:
-        # What a full disk has refused is still in the buffer, and would fail again.
-        with contextlib.suppress(OSError):
-            self.file.close()
+            result = function()
+        except InvalidInput as e:
+            problem = e
+    if processes.largest(int(problem is not None)):
+        raise problem or InvalidInput("the first process says what is wrong")
+    return result

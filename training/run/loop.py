@@ -5,9 +5,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sv_core.errors import InvalidInput
+
+from .. import cli
 from ..config.schema import Config
 from ..data import batches, dataset
 from ..engine.distributed import Processes
 from ..engine.optim import lr_at
+from ..files import patiently
 from ..objectives.build import build_objective
 from ..prefetch import ahead
 from . import reports
-from .folder import Metrics, RunFolder
+from .folder import Patient, RunFolder
+from .metrics import Metrics
 from .preview import Preview
 from .reports import write_bins
 from .state import TrainState
@@ -71,8 +77,9 @@ class _Run:
         self.learner = Learner(
             config, self.state, build_objective(config.objective, self.state.backbone)
         )
-        self.folder.open(config, self.state, resume)
+        self.folder.open(config, self.state, resume, _say)
         self.skipped = 0
+        self.metrics: Metrics | None = None
 
     def go(self) -> Outcome:
         """Every step to the last, or to Ctrl-C."""
@@ -88,37 +95,58 @@ class _Run:
             mininterval=0.1 if sys.stderr.isatty() else 10,  # a log needs no ten lines a second
         )
         with ExitStack() as stack:
+            stack.callback(folder.close)
             stack.enter_context(bar)
-            metrics = stack.enter_context(closing(Metrics(folder.metrics, state.step))) if main \
-                else None  # fmt: skip
-            trackers = config.run.trackers if main else ()
-            watchers = reports.open_trackers(trackers, folder, state.step)
-            for watcher in watchers:
-                stack.enter_context(closing(watcher))
             if main:
-                for note in self.dataset.notes():
-                    tqdm.write(f"note: {note}", file=sys.stderr)
+                self.metrics = stack.enter_context(closing(self._open_metrics()))
+            watchers = reports.Watchers(config.run.trackers if main else (), folder, state.step)
+            stack.callback(watchers.close)
+            if main:
+                for note in (*self.dataset.notes(), *(self.metrics.notes if self.metrics else ())):
+                    _say(f"note: {note}")
             interrupted = stack.enter_context(_interruptible())
+            patient = self._patiently(interrupted)
+            clock = _Clock(config.run.save_minutes if main else 0)
             for step, batch in self._batches(stack):
-                record, stop = self._step(step, batch, interrupted.is_set())
+                record, stop, due = self._step(step, batch, interrupted.is_set(), clock.due())
                 if self.processes.count == 1:  # several processes agree a step later
                     stop = interrupted.is_set()
-                if metrics is not None:
-                    metrics.add(record)
-                    for watcher in watchers:
-                        watcher.add(record)
+                if self.metrics is not None:
+                    patient(partial(self.metrics.add, record))
+                    watchers.add(record)
                     bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
                     bar.update()
+                weights = _due(step, config.run.save_every, steps) or stop
+                if weights or due:
+                    folder.save(config, state, self.metrics, weights, patient)
+                    clock.restart()
                 self._show(step)
-                if _due(step, config.run.save_every, steps) or stop:
-                    if metrics is not None:
-                        metrics.sync()
-                    folder.save(config, state)
                 if stop:
                     break
             if main and state.step:
-                write_bins(folder)
+                self._attempt("the chart", lambda: write_bins(folder))
         return Outcome(state.step, state.step == steps, folder.weights(state.step))
+
+    def _open_metrics(self) -> Metrics:
+        saved = self.folder.saved
+        return Metrics(self.folder.metrics, self.state.step, saved and saved.metrics)
+
+    def _patiently(self, asked: threading.Event) -> Patient:
+        """What waits for a full disk; among others only while these still wait for this process."""
+        limit = math.inf if self.processes.count == 1 else self.config.run.timeout / 2
+        return lambda write: patiently(write, lambda text: _say(f"note: {text}"), asked, limit)
+
+    def _attempt(self, what: str, make: Callable[[], None]) -> None:
+        """Make what the run can do without: when it fails, that is a warning."""
+        try:
+            make()
+        except Exception as e:  # a run of days is worth more than whatever this is
+            if self.processes.sharded:  # the others have begun the same and wait for this one
+                raise
+            sentence = next(iter(str(e).splitlines()), "") or type(e).__name__
+            _say(f"warning: {what} could not be made ({sentence}); the run goes on")
+            if not isinstance(e, InvalidInput):
+                cli.keep(e, self.folder.out)
 
     def _batches(self, stack: ExitStack) -> Iterator[tuple[int, batches.Batch]]:
         """The remaining steps with their batches, each read while the step before is computed."""
@@ -131,17 +159,20 @@ class _Run:
         left = range(self.state.step + 1, self.config.optim.steps + 1)
         return ahead(pool, read, left, 1)
 
-    def _step(self, step: int, batch: batches.Batch, asked: bool) -> tuple[dict[str, Any], bool]:
-        """One optimiser step; its record, and whether any process was asked to stop."""
+    def _step(
+        self, step: int, batch: batches.Batch, asked: bool, due: bool
+    ) -> tuple[dict[str, Any], bool, bool]:
+        """One optimiser step: its record; whether any process was asked to stop, or is to save."""
         config, state, processes = self.config, self.state, self.processes
         began = time.perf_counter()
         report = _due(step, config.run.report_every, config.optim.steps)
         losses, aligned, figures = self.learner.compute(batch, step, report)
         # One collective sum carries everything that the processes must agree on.
         n, rows = config.data.batch_size, self.learner.rows
-        shared = torch.zeros(n + 2, device=processes.device)
-        shared[rows], shared[n], shared[n + 1] = losses, aligned, float(asked)
-        losses, (aligned, stop) = processes.sum(shared).cpu().split([n, 2])
+        shared = torch.zeros(n + 3, device=processes.device)
+        shared[rows], shared[n] = losses, aligned
+        shared[n + 1], shared[n + 2] = float(asked), float(due)
+        losses, (aligned, stop, save) = processes.sum(shared).cpu().split([n, 3])
         norm, skipped = torch.tensor(math.nan), False
         if torch.isfinite(losses).all() and torch.isfinite(aligned):
             norm, skipped = self.learner.update(step)
@@ -160,7 +191,7 @@ class _Run:
         record["samples_per_s"] = round(n / (time.perf_counter() - began), 1)
         if _due(step, config.run.validate_every, config.optim.steps):
             record |= self._validate()
-        return record, bool(stop)
+        return record, bool(stop), bool(save)
 
     def _validate(self) -> dict[str, Any]:
         """The averaged network's loss on held-out data, in all and per eighth of t."""
@@ -190,11 +221,14 @@ class _Run:
         if not _due(step, self.config.run.preview_every, self.config.optim.steps):
             return
         if main or self.processes.sharded:
-            picture = self.folder.preview(step)
-            with self.state.averaged() as backbone:
-                self.preview.write(backbone, picture if main else None)
+            self._attempt("the preview", lambda: self._preview(step))
         if main and step < self.config.optim.steps:
-            write_bins(self.folder)
+            self._attempt("the chart", lambda: write_bins(self.folder))
+
+    def _preview(self, step: int) -> None:
+        picture = self.folder.preview(step) if self.processes.is_main else None
+        with self.state.averaged() as backbone:
+            self.preview.write(backbone, picture)
 
     def _require_finite(self, losses: Tensor, aligned: Tensor, norm: Tensor, step: int) -> None:
         """Raise FloatingPointError before a NaN or infinity reaches the averages or a file."""
@@ -236,9 +270,31 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+class _Clock:
+    """Tells when so many minutes have passed since the last save; 0 is never."""
+
+    def __init__(self, minutes: float):
+        self._seconds = 60 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        self._began = time.monotonic()
+
+    def due(self) -> bool:
+        return self._seconds > 0 and time.monotonic() - self._began >= self._seconds
+
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Ctrl-C; a scheduler's end; a terminal that is closed; a scheduler's warning before the end."""
+
+
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Context manager: the first Ctrl-C or SIGTERM is noted, a second one ends the run at once."""
+    """Context manager: the first of SIGNALS is noted, a second one ends the run at once."""
     asked = threading.Event()
     before = {}
 
@@ -248,8 +304,11 @@ def _interruptible() -> Iterator[threading.Event]:
 
     # Python lets only the main thread have signal handlers.
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+        for name in SIGNALS:
+            number = getattr(signal, name, None)  # Windows has two of them
+            # What is ignored stays so: nohup ignores that the terminal is closed.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, ask)
     try:
         yield asked
     finally:

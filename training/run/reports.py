@@ -3,10 +3,14 @@
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
-from sv_core.errors import InvalidInput
+from tqdm import tqdm
+
+from sv_core.errors import InvalidInput, Unavailable
 
 from ..files import write_atomically
 from ..objectives.base import BINS, TIMES
@@ -137,6 +141,43 @@ class Wandb:
 TRACKERS = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
-def open_trackers(names: Iterable[str], folder: RunFolder, step: int) -> list[Tracker]:
-    """The trackers of these names, which go on after ``step``."""
-    return [TRACKERS[name](folder, step) for name in names]
+class Watchers:
+    """A run's trackers. What fails in one, such as its network, is said once and ends that one."""
+
+    def __init__(self, names: Iterable[str], folder: RunFolder, step: int):
+        """They go on after ``step``. Raises InvalidInput, in a sentence, when one cannot begin."""
+        self._open: dict[str, Tracker] = {}
+        for name in names:
+            try:
+                self._open[name] = TRACKERS[name](folder, step)
+            except InvalidInput:
+                raise
+            except Exception as e:  # others' code, and others' servers
+                raise Unavailable(
+                    f"run.trackers: {name} could not begin ({_reason(e)}): mend that, or leave it "
+                    f"out; metrics.jsonl is written anyway"
+                ) from e
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Hand one step's record to each."""
+        for name, tracker in list(self._open.items()):
+            self._try(name, partial(tracker.add, record))
+
+    def close(self) -> None:
+        """End each of them."""
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.close)
+
+    def _try(self, name: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as e:
+            del self._open[name]
+            tqdm.write(
+                f"warning: {name} gets no more of this run ({_reason(e)}); metrics.jsonl has all",
+                file=sys.stderr,
+            )
+
+
+def _reason(e: Exception) -> str:
+    return next(iter(str(e).splitlines()), "") or type(e).__name__

@@ -1,12 +1,12 @@
 """Everything that a step changes: weights, averages, optimiser, bank, and the step's number."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sv_core.bank import MemoryBank
 from sv_core.errors import InvalidInput
@@ -18,13 +18,13 @@ from ..engine.distributed import Processes, load_optimizer, load_tensors, whole
 from ..engine.offload import Offloaded, offload
 from ..engine.optim import build_averages, build_optimizer, lent
 from ..engine.stochastic_rounding import step_in_float32
-from ..lora import inject, load_state_dict, unspreadable
+from ..lora import inject, load_state_dict, state_dict, unspreadable
 from ..networks.base import Backbone
 from ..networks.build import build, with_interval
 from ..objectives.alignment import Alignment, build_alignment
 from ..objectives.bank import build_bank
 
-FORMAT = 2
+FORMAT = 3
 """The version of the saved state's format."""
 
 
@@ -100,6 +100,42 @@ class TrainState:
                 yield self.backbone
             finally:
                 self.model.train(training)
+
+    @contextmanager
+    def shipped(
+        self, number: int = 0
+    ) -> Iterator[tuple[Mapping[str, Tensor], tuple[Mapping[str, Tensor], dict[str, str]] | None]]:
+        """Context manager: the tensors of a file of averaged weights, and its sidecar's.
+
+        Each is taken from the average when it is asked for, so that nothing is copied. Where
+        weights are spread over processes they are gathered: all must call it, the first one gets
+        them.
+        """
+        if self.processes.sharded:
+            with self.averaged(number) as backbone:
+                sidecar = whole(backbone.sidecar())
+                if self.lora:
+                    yield whole(state_dict(self.model)), sidecar
+                    return
+                with self.processes.assembled(self.model):
+                    yield (backbone.weights() if self.processes.is_main else {}), sidecar
+            return
+        value = self._averager(number)
+        own = self.backbone.weights
+        tensors = state_dict(self.model, value=value) if self.lora else own(value)
+        yield tensors, self.backbone.sidecar(value)
+
+    def _averager(self, number: int) -> Callable[[Tensor], Tensor]:
+        """The function from a trained tensor to its average, and from any other to itself."""
+        averages = self.averages[number].tensors if self.averages else []
+        pairs = zip(self.trained.values(), averages, strict=bool(averages))
+        at = {p.data_ptr(): average for p, average in pairs if p.numel()}
+
+        def value(x: Tensor) -> Tensor:
+            average = at.get(x.data_ptr())
+            return x if average is None or average.shape != x.shape else average.to(x.dtype)
+
+        return value
 
     def state_dict(self) -> dict[str, Any]:
         """The state as whole tensors. All processes must call it; each gets its own bank."""

@@ -1,11 +1,11 @@
 """What a folder holds: classes, captions and their variants, repeats, masks, videos."""
 
+import os
 import sys
 
 import pytest
 from PIL import Image
 
-from sv_core.errors import InvalidInput
 from training.caching.listing import scan
 
 
@@ -83,8 +83,33 @@ def test_repeats_masks_and_videos(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
-def test_a_link_to_a_picture_that_is_gone_is_named(tmp_path):
+def test_a_link_to_a_picture_that_is_gone_is_set_aside(tmp_path):
     write(tmp_path, "cat/a.png")
     (tmp_path / "cat" / "b.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(InvalidInput, match=r"cannot read .*b\.png: No such file"):
-        scan(tmp_path)
+    listing = scan(tmp_path)
+    assert [p.path for p in listing.pictures] == ["cat/a.png"]
+    assert listing.aside == {"cat/b.png": "it cannot be read (No such file or directory)"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
+def test_links_in_a_circle_make_no_copies(tmp_path):
+    """To the folder itself, to one above it, and to each other; a link elsewhere is followed."""
+    write(tmp_path / "root", "cat/a.png")
+    write(tmp_path / "other", "b.png")
+    for name, to in {"cat/me": "cat", "cat/up": ".", "x": "cat", "dog": "../other"}.items():
+        (tmp_path / "root" / name).symlink_to(tmp_path / "root" / to, target_is_directory=True)
+    (tmp_path / "other" / "back").symlink_to(tmp_path / "root", target_is_directory=True)
+    found = [p.path for p in scan(tmp_path / "root").pictures]
+    assert found == ["cat/a.png", "dog/b.png", "x/a.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf_8_is_set_aside(tmp_path):
+    write(tmp_path, "cat/a.png")
+    (tmp_path / os.fsdecode(b"cat/l\xf6we.png")).write_bytes(b"")
+    (tmp_path / os.fsdecode(b"k\xe4tzchen")).mkdir()
+    (tmp_path / os.fsdecode(b"k\xe4tzchen/b.png")).write_bytes(b"")
+    listing = scan(tmp_path)
+    assert [p.path for p in listing.pictures] == ["cat/a.png"] and listing.conditions == ["cat"]
+    names = ["cat/l\\xf6we.png", "k\\xe4tzchen/b.png"]
+    assert listing.aside == dict.fromkeys(names, "its name is not UTF-8: give it another one")

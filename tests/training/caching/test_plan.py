@@ -1,13 +1,16 @@
 """The plan of a cache: each picture in the bucket that crops it least, and it binds."""
 
 import math
+import os
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from sv_core.errors import InvalidInput
+from tests.training.picture_files import DIGITS, write_digits
 from training.caching import images, plan
+from training.caching.encode import prepare
 from training.config.prepare import PrepareConfig
 from training.data.format import CacheFolder
 
@@ -66,14 +69,15 @@ def test_a_picture_that_cannot_be_opened_is_in_no_bucket(pictures):
 def test_a_plan_binds_settings_and_pictures(pictures, tmp_path):
     index, settings, found = planned(pictures)
     folder = CacheFolder(tmp_path / "cache", index)
-    plan.require_same_plan(folder, settings, found)
+    plan.require_same_plan(folder, settings, found, pictures)
     with pytest.raises(InvalidInput, match="step = 8, now 32"):
-        plan.require_same_plan(folder, settings | {"step": 32}, found)
+        plan.require_same_plan(folder, settings | {"step": 32}, found, pictures)
     Image.new("RGB", (8, 8)).save(pictures / "a" / "new.png")
     (pictures / "b" / "1.png").unlink()
     Image.new("RGB", (70, 70)).save(pictures / "a" / "2.png")
     with pytest.raises(InvalidInput, match="1 new, 1 gone, 1 changed"):
-        plan.require_same_plan(folder, settings, plan.list_pictures(pictures, CONFIG))
+        now = plan.list_pictures(pictures, CONFIG)
+        plan.require_same_plan(folder, settings, now, pictures)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +98,31 @@ def test_settings_that_contradict_each_other_are_refused(settings, words):
 def test_buckets_are_those_of_the_pictures_module(pictures):
     index, _, _ = planned(pictures)
     assert index.buckets == images.aspect_buckets(64, 8, 2.0)
+
+
+def test_a_picture_is_known_by_its_content(tmp_path):
+    """Written again the same, it is the same; with other pixels in as many bytes it is another."""
+    root, cache = write_digits(tmp_path / "digits", 20), tmp_path / "cache"
+    prepare(root, cache, DIGITS)
+    picture = sorted(root.rglob("*.png"))[3]
+    data, times = picture.read_bytes(), picture.stat()
+    picture.write_bytes(data)
+    assert prepare(root, cache, DIGITS).nothing_to_do
+    os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert prepare(root, cache, DIGITS).nothing_to_do
+    picture.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # within the same second
+    with pytest.raises(InvalidInput, match="0 new, 0 gone, 1 changed"):
+        prepare(root, cache, DIGITS)
+    os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))  # not a nanosecond later
+    assert prepare(root, cache, DIGITS).nothing_to_do
+    with pytest.raises(InvalidInput, match="0 new, 0 gone, 1 changed"):
+        prepare(root, cache, DIGITS, verify=True)
+
+
+def test_older_caches_have_whole_seconds(tmp_path):
+    root, cache = write_digits(tmp_path / "digits", 20), tmp_path / "cache"
+    index = prepare(root, cache, DIGITS).index
+    assert all(t > 10**18 for t in index.mtimes)
+    CacheFolder.open(cache).update(mtimes=[t // 10**9 for t in index.mtimes])
+    assert prepare(root, cache, DIGITS).nothing_to_do

@@ -138,12 +138,14 @@ def test_two_processes_are_as_one_and_keep_a_bank_each(aligned, job, tmp_path):
 
     # A bank each, of what the process has seen; resuming restores both, bit for bit.
     for name in ("stable", "resumed"):
-        other = read_weights(tmp_path / name / "bank-000006-001.pt")[0]
+        other = read_weights(tmp_path / name / "bank-000006-001.safetensors")[0]
         own = RunFolder(tmp_path / name).read_state()["bank"]
         assert own["total"].sum() == other["total"].sum() == 2 * 6 * 4
         assert not torch.equal(own["items"], other["items"])
-        assert not (tmp_path / name / "bank-000003-001.pt").exists()
-    pairs = [read_weights(tmp_path / n / "bank-000006-001.pt")[0] for n in ("stable", "resumed")]
+        assert not (tmp_path / name / "bank-000003-001.safetensors").exists()
+    pairs = [
+        read_weights(tmp_path / n / "bank-000006-001.safetensors")[0] for n in ("stable", "resumed")
+    ]
     assert torch.equal(pairs[0]["items"], pairs[1]["items"])
     a, b = (RunFolder(tmp_path / name).read_state() for name in ("stable", "resumed"))
     assert torch.equal(a["bank"]["items"], b["bank"]["items"])
@@ -167,7 +169,7 @@ def test_a_lost_process_ends_the_others_in_one_sentence(aligned, job, tmp_path):
     step = RunFolder(tmp_path / "run").read_state()["step"]
     assert step in (4, 6)
     assert read_weights(RunFolder(tmp_path / "run").weights(step))[0]
-    assert (tmp_path / "run" / f"bank-{step:06d}-001.pt").exists()
+    assert (tmp_path / "run" / f"bank-{step:06d}-001.safetensors").exists()
 
 
 def test_a_batch_is_dealt_out_evenly_or_not_at_all():

@@ -80,7 +80,7 @@ def test_every_weight_of_a_start_learns_but_the_embedder_s_first_layer_waits(tin
     """Behind a zero layer there is no gradient at first; after one step there is."""
     backbone = stir(build(tiny.model, data, 0))
     start = build(tiny.model, data, 0, interval=True)
-    start.model.load_state_dict(start.weights() | backbone.weights())
+    start.model.load_state_dict(dict(start.weights()) | dict(backbone.weights()))
     x, r, t, cond = asked(start)
     optimizer = torch.optim.SGD(start.model.parameters(), lr=0.1)
     reached = []

@@ -72,7 +72,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(tiny, saved, monkeypatch, fail
             path = RunFolder(saved).weights(3)
             files.save_weights(path, {"a": torch.ones(1000)}, {})
         else:
-            RunFolder(saved).write_state({"a": torch.ones(1000)})
+            RunFolder(saved).states.write_state({"step": 3, "a": torch.ones(1000)})
     assert "\n" not in str(caught.value)
     assert contents(saved) == before  # no temporary file either
 
@@ -92,7 +92,7 @@ def _failing_after(limit: int):
 def test_a_real_limit_on_file_size_stops_the_run_in_words(tiny, saved):
     resource = pytest.importorskip("resource")
     before = {k: v for k, v in contents(saved).items() if k.endswith((".pt", ".safetensors"))}
-    limit = (saved / "state.pt").stat().st_size // 2
+    limit = RunFolder(saved).states.state(3).stat().st_size // 2
 
     def restrict():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_one(tiny, with_run, tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
 def test_a_truncated_checkpoint(saved, tmp_path, suffix, share):
-    whole = RunFolder(saved).weights(3) if suffix != ".pt" else saved / "state.pt"
+    whole = RunFolder(saved).weights(3) if suffix != ".pt" else RunFolder(saved).states.state(3)
     data = whole.read_bytes()
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(data[: int(share * len(data))])

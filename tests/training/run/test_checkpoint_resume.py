@@ -76,14 +76,14 @@ def test_forty_steps_equal_forty_steps_killed_three_times(aligned, with_run, tmp
     config.write_text(dump(with_run(aligned, out=str(killed))))
 
     # Within the write of the second state (step 14): the first one is what is left.
-    child = start(config, "begin", "fsync", "state.pt", "2")
+    child = start(config, "begin", "fsync", "state-000014.pt", "1")
     child.communicate(timeout=120)
     assert child.returncode == -signal.SIGKILL
     assert RunFolder(killed).read_state()["step"] == 7
     assert list(killed.glob(".*.partial"))
 
     # Between the weights of step 14 and their state: the weights are there, the state is old.
-    child = start(config, "resume", "replace", ".state.pt", "1")
+    child = start(config, "resume", "replace", ".state-000014.pt", "1")
     child.communicate(timeout=120)
     assert child.returncode == -signal.SIGKILL
     assert RunFolder(killed).read_state()["step"] == 7 and RunFolder(killed).weights(14).exists()
@@ -179,13 +179,21 @@ def test_resuming_with_another_cache_is_refused(aligned, add_features, tmp_path)
 
 
 def test_a_state_of_an_older_version_is_refused(tiny):
+    """One with another format, and one as it was called before there were two of them."""
     train(replace(tiny, optim=replace(tiny.optim, steps=1)))
-    out = Path(tiny.run.out)
-    state = RunFolder(out).read_state()
-    del state["format"]
-    RunFolder(out).write_state(state)
+    folder = RunFolder(Path(tiny.run.out))
+    tree = folder.read_state()
+    del tree["format"]
+    manifest = folder.states.verify(1)
+    folder.states.write_manifest(replace(manifest, state=folder.states.write_state(tree)))
     with pytest.raises(InvalidInput, match="older version"):
         train(tiny, resume=True)
+    folder.states.manifest(1).unlink()
+    folder.states.state(1).rename(folder.out / "state.pt")
+    with pytest.raises(InvalidInput, match="older version"):
+        train(tiny, resume=True)
+    with pytest.raises(InvalidInput, match="already holds a run"):
+        train(tiny)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):

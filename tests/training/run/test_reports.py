@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sv_core.errors import InvalidInput
+from sv_core.errors import InvalidInput, Unavailable
 from training.run import reports
 from training.run.folder import RunFolder
 from training.run.loop import train
@@ -74,9 +74,9 @@ def test_tensorboard_writes_into_the_run_and_takes_back_what_a_crash_undid(tiny,
     module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     folder = RunFolder(Path(tiny.run.out))
-    (tracker,) = reports.open_trackers(["tensorboard"], folder, 7)
-    tracker.add({"step": 8, "loss": 1.0, "stable": {"changed": [None, 0.5]}})
-    tracker.close()
+    watchers = reports.Watchers(["tensorboard"], folder, 7)
+    watchers.add({"step": 8, "loss": 1.0, "stable": {"changed": [None, 0.5]}})
+    watchers.close()
     assert made == [(tiny.run.out, 8), ("loss", 1.0, 8), ("stable/changed/1", 0.5, 8), "closed"]
 
 
@@ -87,3 +87,30 @@ def test_a_missing_tracker_is_said_before_the_work(tiny, monkeypatch, name):
     with pytest.raises(InvalidInput, match=f"names {name}, which is not installed.*pip install"):
         train(config)
     assert not Path(tiny.run.out).exists()
+
+
+def test_a_tracker_s_network_is_no_defect_of_ours_and_ends_no_run(tiny, monkeypatch, capsys):
+    """It breaks at the beginning: one sentence before the first step; later: a warning, once."""
+
+    class Run:
+        def log(self, *_, **__):
+            raise ConnectionError("the server is gone\nwith a long story")
+
+        def finish(self):
+            raise AssertionError("nobody asks one that is gone")
+
+    def unreachable(**_):
+        raise TimeoutError("no answer")
+
+    config = replace(tiny, run=replace(tiny.run, trackers=("wandb",)))
+    config = replace(config, optim=replace(config.optim, steps=4))
+    module = types.SimpleNamespace(init=unreachable)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(Unavailable, match=r"wandb could not begin \(no answer\): .*leave it out"):
+        train(config)
+    monkeypatch.setattr(module, "init", lambda **_: Run())
+    assert train(config).finished
+    told = [x for x in capsys.readouterr().err.splitlines() if "wandb" in x]
+    assert (
+        len(told) == 1 and "warning: wandb gets no more of this run (the server is gone)" in told[0]
+    )

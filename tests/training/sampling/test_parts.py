@@ -11,7 +11,7 @@ ORDER = {"seed": 0, "steps": 4}
 
 def write(out, number, n):
     made = np.random.default_rng(number).integers(0, 256, (n, 4, 5, 3), np.uint8)
-    np.save(parts.part_path(out, number), made)
+    parts.write_part(out, number, made)
     return made
 
 
@@ -28,7 +28,11 @@ def test_a_damaged_part_is_named_and_nothing_is_lost(tmp_path):
     write(tmp_path, 0, 3)
     write(tmp_path, 1, 3)
     path = parts.part_path(tmp_path, 1)
-    path.write_bytes(path.read_bytes()[:-7])
+    whole = path.read_bytes()
+    for damaged in (whole[:-7], whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidInput, match=r"part-000001\.npy cannot be read"):
+            parts.read_part(tmp_path, 1)
     with pytest.raises(InvalidInput, match=r"part-000001\.npy cannot be read"):
         parts.join(tmp_path, 6, 2)
     assert not (tmp_path / parts.NPZ).exists() and all(

@@ -5,9 +5,10 @@ sampling uses, so that training and sampling see the same.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 from sv_core.models.interval import IntervalEmbedder, add_embedding, to_file
 
-from ..base import Backbone
+from ...tensors import Lazy
+from ..base import Backbone, Value
 from . import families
 from .families import Family, Tokens
 from .file import ModelFile, beside
@@ -259,7 +261,7 @@ class ComfyBackbone:
             parameter.requires_grad_(name not in idle)
         return idle
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, value: Value = Tensor.detach) -> Mapping[str, Tensor]:
         """The whole file again, by its own names and dtypes, with the network's values of now.
 
         Raises InvalidInput, in one sentence, when weights kept in 8 bits were not to be trained, or
@@ -270,11 +272,18 @@ class ComfyBackbone:
                 f"{self.file.path} keeps its weights in 8 bits: nothing is to be saved"
             )
         own = self.base.diffusion_model.state_dict()
-        return self.file.weights({key: own[name].detach() for key, name in self.names.items()})
+        return self.file.weights(
+            Lazy({key: partial(value, own[name]) for key, name in self.names.items()})
+        )
 
-    def sidecar(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    def sidecar(
+        self, value: Value = Tensor.detach
+    ) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """(tensors, metadata) of the embedder, which no key of the file's names."""
-        return None if self.embedder is None else to_file(self.embedder, self.family.name)
+        if self.embedder is None:
+            return None
+        tensors, facts = to_file(self.embedder, self.family.name)
+        return {name: value(x) for name, x in tensors.items()}, facts
 
     def metadata(self) -> dict[str, str]:
         """The file's own, and the few words that model libraries read."""

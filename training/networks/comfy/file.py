@@ -8,17 +8,18 @@ Scaled fp8 keeps W / s in 8 bits, and s beside it as ``q.scale_weight`` (with a 
 """
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sv_core.errors import InvalidInput
 
 from ...files import read_weights
+from ...tensors import Lazy, TensorFile
 from .host import Host
 
 SCALES = ("scale_weight", "weight_scale")
@@ -45,25 +46,34 @@ class ModelFile:
     dtype: torch.dtype
     """The one that most of its numbers are stored in."""
 
-    def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The whole file again with other values: ``tensors`` by the file's names, no prefix.
 
         Each is stored as before (fp8 with its scale, which grows where values have outgrown it),
-        and what is not the diffusion model's, such as a VAE, is read from the file once more.
-        Raises InvalidInput, in one sentence, when the file is gone or damaged.
+        and what is not the diffusion model's, such as a VAE, is read from the file once more: one
+        tensor at a time, when it is asked for. Raises InvalidInput, in one sentence, when the file
+        is gone or damaged.
         """
-        result: dict[str, Tensor] = {}
-        for name, value in tensors.items():
-            stored = self.dtypes[name]
+        result: dict[str, Callable[[], Tensor]] = {}
+        for name in tensors:
             if name in self.scales:
-                scale = _outgrown(value, self.scales[name], stored)
-                result[self.prefix + self._scale_key(name)] = scale
-                value = value.float() / scale
-            if stored in _FP8:  # what is too large becomes the largest number, not NaN
-                limit = torch.finfo(stored).max
-                value = value.clamp(-limit, limit)
-            result[self.prefix + name] = value.to(stored)
-        return result | _others(self.path, result.keys())
+                key = self.prefix + self._scale_key(name)
+                result[key] = lambda name=name: self._scale(name, tensors[name])
+            result[self.prefix + name] = lambda name=name: self._stored(name, tensors[name])
+        return Lazy(result | _others(self.path, result.keys()))
+
+    def _scale(self, name: str, value: Tensor) -> Tensor:
+        return _outgrown(value, self.scales[name], self.dtypes[name])
+
+    def _stored(self, name: str, value: Tensor) -> Tensor:
+        """A weight as the file has it."""
+        stored = self.dtypes[name]
+        if name in self.scales:
+            value = value.float() / self._scale(name, value)
+        if stored in _FP8:  # what is too large becomes the largest number, not NaN
+            limit = torch.finfo(stored).max
+            value = value.clamp(-limit, limit)
+        return value.to(stored)
 
     def _scale_key(self, weight: str) -> str:
         layer = weight.removesuffix("weight")
@@ -155,15 +165,16 @@ def _outgrown(value: Tensor, scale: Tensor, stored: torch.dtype) -> Tensor:
     return torch.maximum(scale.float().to(least.device), least).to(scale.dtype)
 
 
-def _others(path: Path, known: Container[str]) -> dict[str, Tensor]:
-    """The file's tensors that are not in ``known``."""
+def _others(path: Path, known: Container[str]) -> dict[str, Callable[[], Tensor]]:
+    """The file's tensors that are not in ``known``, each to be read when it is asked for."""
     if path.suffix != ".safetensors":
-        return {k: v for k, v in read_weights(path)[0].items() if k not in known}
+        state = read_weights(path)[0]
+        return {name: lambda name=name: state[name] for name in state if name not in known}
     try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys() if k not in known}  # noqa: SIM118
+        file = TensorFile(path)
     except (OSError, SafetensorError) as e:
         raise InvalidInput(
             f"{path} cannot be read any more ({e}), and what is to be saved contains parts of it: "
             f"put it back"
         ) from e
+    return {name: lambda name=name: file[name] for name in file.places if name not in known}
