@@ -35,6 +35,8 @@ def density(ts: np.ndarray, calls: int, early: float = 0.0) -> np.ndarray:
     ``early`` adds early x clip((t_mid - .8) / .2, 0, 1)^2 to the factor.
     """
     last = _last(ts)
+    if last == 0:  # no interval lies before the last call
+        return np.append(0.0, np.ones(len(ts) - 1))
     steps, middle = -np.diff(ts[: last + 1]), (ts[:last] + ts[1 : last + 1]) / 2
     factor = 1 + np.clip((middle - 0.6) / 0.3, 0, 1)
     factor = factor + early * np.clip((middle - 0.8) / 0.2, 0, 1) ** 2
@@ -95,7 +97,7 @@ def guarded_rule(ts: np.ndarray, calls: int) -> list[int]:
     last, high = _last(ts), int((ts[:-1] >= HIGH).sum())
     head = [0, 1, *range(2, high, 2)]
     first = max(high, 2)
-    room = last + 1 - first
+    room = max(last + 1 - first, 0)
     low = min(calls - len(head), room)
     if low < min(2, room):
         raise InvalidInput(

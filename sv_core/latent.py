@@ -1,11 +1,22 @@
 """The affine map between latents and the values that a network works with."""
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from .errors import InvalidInput
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number of at least 1; for what a file says of itself."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -23,16 +34,27 @@ class LatentSpec:
     downscale: int
 
     def __post_init__(self) -> None:
-        """Turn the lists of JSON into tuples. Raises InvalidInput for a wrong number of values."""
+        """Turn the lists of JSON into tuples. Raises InvalidInput for what maps no latents."""
+        counts = (self.channels, self.downscale)
+        if not isinstance(self.kind, str) or not all(is_count(count) for count in counts):
+            raise InvalidInput(
+                "latents need the name of their kind, and whole numbers of channels and of pixels "
+                f"per cell, got {self.kind!r:.40}, {self.channels!r:.40}, {self.downscale!r:.40}"
+            )
         for name in ("scale", "shift"):
             value = getattr(self, name)
-            if isinstance(value, list | tuple):
+            several = isinstance(value, list | tuple)
+            if several:
                 object.__setattr__(self, name, tuple(value))
-                if len(value) != self.channels:
-                    raise InvalidInput(
-                        f"the latents have {self.channels} channels, but their {name} has "
-                        f"{len(value)} numbers: give one number, or one for each channel"
-                    )
+            if several and len(value) != self.channels:
+                raise InvalidInput(
+                    f"the latents have {self.channels} channels, but their {name} has "
+                    f"{len(value)} numbers: give one number, or one for each channel"
+                )
+            if not all(_is_number(x) for x in (value if several else (value,))):
+                raise InvalidInput(f"the latents' {name} must be finite numbers, got {value!r:.60}")
+        if 0 in (self.scale if isinstance(self.scale, tuple) else (self.scale,)):
+            raise InvalidInput("the latents' scale must not be 0: it could not be undone")
 
     def to_model(self, latent: Tensor) -> Tensor:
         """(latent - shift) * scale, of (b, c, ...)."""

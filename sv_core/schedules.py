@@ -40,12 +40,22 @@ def qwen_mu(tokens: int) -> float:
     return 0.5 + (0.9 - 0.5) * (tokens - 256) / (8192 - 256)
 
 
+MOST_MU = 8.0
+"""exp(8) is a shift of 2981; Qwen-Image's own pictures, of 256 to 8192 tokens, have 0.5 to 0.9."""
+
+
 def qwen_grid(steps: int, mu: float = qwen_mu(4096), terminal: float = 0.02) -> Tensor:
     """Qwen-Image's own grid, which the paper uses: ``shift`` by exp(mu), then a stretch, then 0.
 
     The stretch 1 - (1 - t)(1 - terminal)/(1 - t_last) brings the last node above 0 to ``terminal``;
-    a single step has nothing to stretch. ``steps`` + 1 float64 nodes.
+    a single step has nothing to stretch. ``steps`` + 1 float64 nodes. Raises InvalidInput for a mu
+    with which the nodes above 0 are no longer apart in float32.
     """
+    if not abs(mu) <= MOST_MU:
+        raise InvalidInput(
+            f"the picture is too large for Qwen-Image's own grid (mu {mu:.4g}): make it smaller, "
+            "or choose another preset"
+        )
     ts = shift(uniform_grid(steps), math.exp(mu))
     if steps > 1:
         ts[:-1] = 1 - (1 - ts[:-1]) * (1 - terminal) / (1 - ts[-2])

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ...sv_core.errors import InvalidInput
 from ...sv_core.latent import LatentSpec
-from ...sv_core.models.sit import SiT, from_checkpoint
+from ...sv_core.models.sit import SiT
+from ...sv_core.models.sit_file import from_checkpoint
 from . import average_velocity
 from .files import read_tensors
 

@@ -78,11 +78,20 @@ def from_file(
 ) -> tuple[IntervalEmbedder, str]:
     """(embedder, family) from what ``to_file`` returned. Raises InvalidInput for other files."""
     try:
-        description = json.loads((metadata or {})["interval_embedder"])
-        embedder = IntervalEmbedder(*state[PREFIX + "mlp.0.weight"].shape)
+        family = json.loads((metadata or {})["interval_embedder"])["family"]
+        shapes = {k.removeprefix(PREFIX): v.shape for k, v in state.items()}
+        with torch.device("meta"):
+            embedder = IntervalEmbedder(*shapes["mlp.0.weight"])
+        if not isinstance(family, str) or shapes != {
+            k: v.shape for k, v in embedder.state_dict().items()
+        }:
+            raise TypeError("another description or other tensors")
+        embedder = IntervalEmbedder(*shapes["mlp.0.weight"])
         embedder.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
-        family = description["family"]
-    except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as e:
+    except (
+        *(KeyError, IndexError, ValueError, TypeError, RuntimeError),
+        *(RecursionError, AttributeError),
+    ) as e:
         raise InvalidInput(
             "this is not an interval embedder, or a damaged one: choose the file that MeanFlow's "
             "training wrote beside the LoRA or the weights"

@@ -4,11 +4,10 @@ Architecture: Ma et al. 2024 (arXiv 2401.08740), after DiT. Parameter names are 
 REPA checkpoints, so that their files load; the code is our own.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypedDict
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from einops import rearrange
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InvalidInput
-from ..latent import SD_VAE, LatentSpec, pixels
+from ..latent import is_count
 from .interval import IntervalEmbedder, TimestepEmbedder, has_interval, linear
 
 
@@ -56,6 +55,29 @@ class SiTConfig:
     interval: bool = False
     """Whether t - r is an input too, so that average velocities are predicted (MeanFlow)."""
 
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for sizes that no SiT can have."""
+        counts = (
+            *(self.input_size, self.patch_size, self.in_channels),
+            *(self.hidden_size, self.depth, self.num_heads, self.num_classes),
+        )
+        if not all(map(is_count, counts)):
+            raise InvalidInput(f"a SiT's sizes must be whole numbers from 1, got {counts!r:.120}")
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            raise InvalidInput(
+                f"a SiT's hidden_size must be a multiple of 4 and of num_heads, got "
+                f"{self.hidden_size} and {self.num_heads}"
+            )
+        if self.input_size % self.patch_size:
+            raise InvalidInput(
+                f"a SiT's input_size must be a multiple of patch_size, got {self.input_size} and "
+                f"{self.patch_size}"
+            )
+        if not isinstance(self.mlp_ratio, int | float) or not 0 < self.mlp_ratio < math.inf:
+            raise InvalidInput(f"a SiT's mlp_ratio must be above 0, got {self.mlp_ratio!r:.40}")
+        if self.data_time not in (0, 1) or not {self.learn_sigma, self.interval} <= {False, True}:
+            raise InvalidInput("a SiT's data_time, learn_sigma and interval are switches: 0 or 1")
+
     @classmethod
     def named(cls, name: str, **changes) -> "SiTConfig":
         """The configuration of a name such as ``SiT-B/2``. Raises InvalidInput for other names."""
@@ -77,13 +99,15 @@ class SiTConfig:
             patches = state["x_embedder.proj.weight"]
             hidden, channels, patch, _ = patches.shape
             out = state["final_layer.linear.weight"].shape[0] // patch**2
-            depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+            blocks = {int(k.split(".")[1]) for k in state if k.startswith("blocks.")}
+            if blocks != set(range(len(blocks))):
+                raise InvalidInput("some of its blocks are missing")
             config = cls(
                 input_size=math.isqrt(state["pos_embed"].shape[1]) * patch,
                 patch_size=patch,
                 in_channels=channels,
                 hidden_size=hidden,
-                depth=depth,
+                depth=len(blocks),
                 num_heads=_HEADS.get(hidden, max(1, hidden // 64)),
                 mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / hidden,
                 num_classes=state["y_embedder.embedding_table.weight"].shape[0] - 1,
@@ -91,6 +115,8 @@ class SiTConfig:
                 data_time=int(out == 2 * channels),
                 interval=has_interval(state),
             )
+        except InvalidInput as e:
+            raise InvalidInput(f"this is not a SiT checkpoint: {e}") from e
         except KeyError as e:
             raise InvalidInput(f"this is not a SiT checkpoint: it has no tensor {e}") from e
         except (ValueError, IndexError, ZeroDivisionError) as e:
@@ -261,61 +287,3 @@ def with_interval(model: SiT) -> SiT:
     copy = SiT(replace(model.config, interval=True)).to(model.pos_embed).train(model.training)
     copy.load_state_dict(copy.state_dict() | model.state_dict())
     return copy
-
-
-def to_metadata(config: SiTConfig, latent: LatentSpec) -> dict[str, str]:
-    """The description in a checkpoint file, as safetensors metadata."""
-    return {"sit": json.dumps(asdict(config)), "latent": json.dumps(asdict(latent))}
-
-
-def _described(kind: type, text: str | None):
-    """A part of what ``to_metadata`` wrote, or None for a file without it."""
-    try:
-        return None if text is None else kind(**json.loads(text))
-    except (ValueError, TypeError) as e:
-        raise InvalidInput(
-            f"the file's description of itself ({kind.__name__}) is damaged or from another "
-            f"version: save the checkpoint again"
-        ) from e
-
-
-def from_checkpoint(
-    state: Mapping[str, Any], metadata: Mapping[str, str] | None = None
-) -> tuple[SiT, LatentSpec]:
-    """(SiT in evaluation mode, specification of its latents) from a checkpoint's tensors.
-
-    Our own files describe both in their metadata. For others the shapes decide: one or three
-    channels are pixels, four the Stable Diffusion VAE's. REPA's projectors are left out, and in
-    {"ema": ...} the inner tensors are used. Raises InvalidInput when the tensors are those of
-    another architecture; a DiT has the same tensors as a SiT, and would sample noise.
-    """
-    metadata = metadata or {}
-    state = state.get("ema", state)
-    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise InvalidInput("this is not a SiT checkpoint: it holds other things than tensors")
-    state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
-    config = _described(SiTConfig, metadata.get("sit")) or SiTConfig.from_state_dict(state)
-    latent = _described(LatentSpec, metadata.get("latent"))
-    if latent is None:
-        latent = SD_VAE if config.in_channels == 4 else pixels(config.in_channels)
-    try:
-        with torch.device("meta"):
-            model = SiT(config)
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
-        raise InvalidInput(
-            "this is not a SiT checkpoint: no SiT has the sizes that it describes"
-        ) from e
-    wanted = {k: v.shape for k, v in model.state_dict().items()}
-    wrong = sorted(
-        k
-        for k in wanted.keys() | state.keys()
-        if k not in wanted or k not in state or wanted[k] != state[k].shape
-    )
-    if wrong:
-        raise InvalidInput(
-            f"this is not a SiT checkpoint that fits its description: {len(wrong)} tensors are "
-            f"missing, misshapen or unknown, {wrong[0]} first"
-        )
-    model = SiT(config)
-    model.load_state_dict(state)
-    return model.eval(), latent

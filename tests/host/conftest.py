@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from sv_core.models.sit import from_checkpoint, to_metadata, with_interval
+from sv_core.models.sit import with_interval
+from sv_core.models.sit_file import from_checkpoint, to_metadata
 from tests.host.server import Host, Server, furnish, write_tiny_models
 from tests.inside import HOSTS, MISSING
 from training.files import read_weights

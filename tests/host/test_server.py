@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sv_core.latent import SD_VAE, pixels
-from sv_core.models.sit import SiT, SiTConfig, to_metadata
+from sv_core.models.sit import SiT, SiTConfig
+from sv_core.models.sit_file import to_metadata
 from tests.host.server import NAME, PACK, Host, PromptError, Server
 from training.demo.recogniser import Recogniser
 

@@ -95,3 +95,14 @@ def test_adaptive_block_is_the_longest_within_the_tolerance():
     for m in range(1, 6):
         tolerance = (error[m - 1] + error[m]) / 2
         assert adaptive_block(ts, called_nodes, curvature, tolerance) == m
+
+
+@pytest.mark.parametrize("rule", CALL_RULES)
+@pytest.mark.parametrize("first", [1.0, 0.9, 0.05, 0.03, 0.0299])
+def test_a_grid_with_one_node_worth_a_call_or_none(rule, first):
+    """Shift 1, denoise .03, 10 steps of the host's ``simple`` is such a grid."""
+    grid = [first, *(0.0299 * (1 - i / 9) for i in range(1, 10))]
+    for calls in range(4, 12):  # fewer are too few for the guarded rule
+        nodes = call_nodes(grid, calls, rule)
+        assert nodes == sorted(set(nodes)) and nodes[0] == 0 and nodes[-1] < 9
+        assert rule == "safe" or len(nodes) == min(calls, 9)

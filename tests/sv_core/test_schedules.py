@@ -241,3 +241,10 @@ def test_split_to_length_passes_over_grids_that_repeat_values():
         ts = split_to_length(table, calls, 0.85)
         assert_grid(ts)
         assert len(ts) == calls + 1
+
+
+def test_pictures_too_large_for_qwen_s_grid_are_refused_in_words():
+    assert (qwen_grid(30, qwen_mu(384 * 384)).diff() < 0).all()
+    for tokens in (30_000**2, 10**12, -(10**12)):
+        with pytest.raises(InvalidInput, match="too large for Qwen-Image's own grid"):
+            qwen_grid(30, qwen_mu(tokens))

@@ -8,7 +8,8 @@ import torch
 
 from sv_core.errors import InvalidInput, Unavailable
 from sv_core.latent import pixels
-from sv_core.models.sit import SiT, SiTConfig, to_metadata
+from sv_core.models.sit import SiT, SiTConfig
+from sv_core.models.sit_file import to_metadata
 from training import cli, finetune, prepare, sample
 from training.caching import codec, images
 from training.config.load import dump

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from sv_core.latent import SD_VAE, pixels
-from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
+from sv_core.models.sit import SiT, SiTConfig, with_interval
+from sv_core.models.sit_file import from_checkpoint, to_metadata
 from training import rng, sample
 from training.files import read_weights, save_weights
 from training.sampling import batch

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sv_core.alignment import capture
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
-from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, to_metadata, with_interval
+from sv_core.models.sit import SiT, SiTConfig, with_interval
+from sv_core.models.sit_file import from_checkpoint, to_metadata
 
 from ..config.schema import ModelConfig
 from ..data.dataset import Dataset

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE, LatentSpec, pixels
-from sv_core.models.sit import SiT, SiTConfig, from_checkpoint, position_embedding, to_metadata
+from sv_core.models.sit import SiT, SiTConfig, position_embedding
+from sv_core.models.sit_file import from_checkpoint, to_metadata
 
 TINY = SiTConfig(
     input_size=8, patch_size=2, in_channels=3, hidden_size=32, depth=2, num_heads=4, num_classes=5

@@ -11,7 +11,8 @@ from PIL import Image
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import SD_VAE
-from sv_core.models.sit import SiT, SiTConfig, to_metadata
+from sv_core.models.sit import SiT, SiTConfig
+from sv_core.models.sit_file import to_metadata
 from training.caching.encode import prepare
 from training.config.load import dump
 from training.config.prepare import PrepareConfig

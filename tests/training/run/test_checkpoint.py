@@ -13,7 +13,8 @@ import torch
 
 from sv_core.errors import InvalidInput
 from sv_core.latent import pixels
-from sv_core.models.sit import SiTConfig, from_checkpoint
+from sv_core.models.sit import SiTConfig
+from sv_core.models.sit_file import from_checkpoint
 from training import files
 from training.data.dataset import load as load_data
 from training.networks.sit import build, load
