@@ -10,6 +10,7 @@
 Standard library only; Linux, macOS, Windows; Python 3.10 or newer.
 """
 
+import filecmp
 import hashlib
 import os
 import shutil
@@ -29,6 +30,7 @@ from training.networks.comfy.folder import find_all, python_of
 
 ROOT = Path(__file__).resolve().parent
 PACK = "stable-velocity"
+EMOJI = ROOT / "models/emoji.ckpt"
 TORCH = "torch==2.13.0"  # what the demo's and the tests' figures were measured with
 
 
@@ -92,27 +94,38 @@ def run_locales(arguments: list[str]) -> int:
     return subprocess.run([python_of(comfy), script, *arguments], cwd=comfy).returncode
 
 
+def link_model(file: Path, folder: Path) -> None:
+    """Link a model into a folder of ComfyUI's; what is there by that name stays."""
+    place = folder / file.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink() or place.exists():
+        if not (place.exists() and filecmp.cmp(place, file, shallow=False)):
+            say(f"{place} is another file than {file}, and stays: move it away to use this one")
+    elif os.name == "nt":  # links to files need a right that few have there
+        shutil.copy2(file, place)
+    else:
+        place.symlink_to(file)
+
+
 def run_comfy(arguments: list[str]) -> int:
-    """Start the user's ComfyUI with the pack and open its page on the digits workflow."""
+    """Start the user's ComfyUI with the pack and open its page on the emoji workflow."""
     comfy = find_comfy()
     place = link_into(comfy / "custom_nodes")
-    weights, models = ROOT / "out/demo/digits_sit.safetensors", comfy / "models/diffusion_models"
-    if weights.exists():
-        models.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(weights, models / weights.name)
-    else:
-        say("no trained digits model yet: run `python dev.py demo` first, then this again")
+    models = {"checkpoints": EMOJI, "diffusion_models": ROOT / "out/demo/digits_sit.safetensors"}
+    for folder, file in models.items():
+        if file.exists():
+            link_model(file, comfy / "models" / folder)
+    if not EMOJI.exists():
+        say(f"{EMOJI} is not here: a clone of the repository has it, an upload to a registry not")
     port = arguments[arguments.index("--port") + 1] if "--port" in arguments else "8188"
-    page = f"http://127.0.0.1:{port}/"
+    page, query = f"http://127.0.0.1:{port}/", f"?template=emoji&source={place.name}"
     say(
-        f"starting {comfy}; the digits workflow opens in your browser at\n"
-        f"  {page}?template=digits&source={place.name}\n"
-        f"  (older ComfyUI: Workflow > Browse Templates > {place.name} > digits).\n"
-        "  Press Run: ten digits, 20 model calls instead of 30."
+        f"starting {comfy}; the emoji workflow opens in your browser at\n"
+        f"  {page}{query}\n"
+        f"  (older ComfyUI: Workflow > Browse Templates > {place.name} > emoji).\n"
+        "  Press Run: four red apples, 15 model calls instead of 30. Then type another word."
     )
-    threading.Thread(
-        target=open_page, args=(page, f"?template=digits&source={place.name}"), daemon=True
-    ).start()
+    threading.Thread(target=open_page, args=(page, query), daemon=True).start()
     return subprocess.run([python_of(comfy), "main.py", *arguments], cwd=comfy).returncode
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cards import Card, draw_card
+from cards import Card, draw_card, drawn_by_emoji
 from graph import (
     GAP,
     add_node,
@@ -59,6 +59,8 @@ class Workflow:
     """What else the template says of sampling, for the card."""
     hue: int
     remake: Callable[[dict], None] = lambda graph: None
+    note: str = "template"
+    """Of notes.WORDS, what the note says."""
 
 
 def fewer_calls(number: int, place: list[float], into: int, out: int) -> dict:
@@ -176,6 +178,16 @@ def beside_itself(graph: dict) -> None:
     find_node(graph, 9)[1].update(pos=[2420, 96], widgets_values=["stable_velocity/ab_compare"])
 
 
+def emoji(graph: dict) -> None:
+    """The picture model of models/emoji in place of SD 3.5: four pictures of 64 x 64 of a word."""
+    graph["nodes"] = [n for n in graph["nodes"] if n["type"] != "MarkdownNote"]
+    set_widget(graph, 4, 0, "emoji.ckpt")
+    set_widget(graph, 16, 0, "red apple")
+    find_node(graph, 53)[1]["widgets_values"] = [64, 64, 4]
+    find_node(graph, 3)[1]["widgets_values"] = [42, "fixed", 30, 3, "euler", "simple", 1]
+    find_node(graph, 9)[1].update(size=[480, 540], widgets_values=["stable_velocity/emoji"])
+
+
 REPORT = blank(
     "FidelityReport", [900, 480], {"reference": "IMAGE", "candidate": "IMAGE"},
     {"comparison": "IMAGE", "difference": "IMAGE", "psnr": "FLOAT", "ssim": "FLOAT",
@@ -221,6 +233,8 @@ WORKFLOWS = (
              "euler, simple, cfg 4", 325),
     Workflow("ab_compare", "sd3.5_simple_example", "SD 3.5: A/B", (55,), 20, 10,
              "SD 3.5 Large, one seed, Fidelity Report", 75, beside_itself),
+    Workflow("emoji", "sd3.5_simple_example", "Emoji: type a word", (3,), 30, 15,
+             "a model of 14 MB, in seconds on a CPU", 130, emoji, "emoji"),
 )  # fmt: skip
 
 
@@ -251,7 +265,8 @@ def main() -> int:
         text = json.dumps(build(workflow, templates), ensure_ascii=False, indent=1)
         (OUT / f"{workflow.name}.json").write_text(text + "\n", "utf-8")
         card = Card(workflow.title, workflow.steps, workflow.calls, workflow.setting, workflow.hue)
-        draw_card(card).save(OUT / f"{workflow.name}.jpg", quality=88)
+        pictures = drawn_by_emoji() if workflow.name == "emoji" else []
+        draw_card(card, pictures).save(OUT / f"{workflow.name}.jpg", quality=88)
     return 0
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-WORDS = [(HERE / f"note.{language}.md").read_text("utf-8") for language in ("en", "zh")]
+WORDS = {
+    note: [(HERE / f"{note}.{language}.md").read_text("utf-8") for language in ("en", "zh")]
+    for note in ("template", "emoji")
+}
 
 INSIDE = (
     "It is inside the subgraph: open that to set it. With the subgraph open during a run, what the "
@@ -55,12 +58,12 @@ def note_of(workflow: Any) -> str:
             where=_where(workflow, i),
             extra=_extra(workflow.name, i),
         )
-        for i, words in enumerate(WORDS)
+        for i, words in enumerate(WORDS[workflow.note])
     )
 
 
 def _where(workflow: Any, i: int) -> str:
-    flat = workflow.name in ("sd35_large", "wan22_5b", "ab_compare")
+    flat = workflow.name in ("sd35_large", "wan22_5b", "ab_compare", "emoji")
     told = [(AFTERWARDS if flat else INSIDE)[i]]
     return " ".join([*told, *([EXPERTS[i]] if len(workflow.samplers) > 1 else [])])
 

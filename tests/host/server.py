@@ -60,7 +60,7 @@ def write_tiny_models(host: Host, folder: Path, source: Path = HERE) -> None:
 
 
 def furnish(base: Path, host: Host, tiny_models: Path, source: Path = HERE) -> Path:
-    """Give a server's folder the tiny models, the test nodes and a picture to load.
+    """Give a server's folder tiny models, the emoji model, the test nodes and a picture to load.
 
     Returns where its diffusion models lie. ``source`` is the folder of the test nodes.
     """
@@ -68,6 +68,7 @@ def furnish(base: Path, host: Host, tiny_models: Path, source: Path = HERE) -> P
         place = base / "models" / file.relative_to(tiny_models)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(file)
+    (base / "models/checkpoints/emoji.ckpt").symlink_to(PACK / "models/emoji.ckpt")
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes/test_nodes").symlink_to(source / "test_nodes", target_is_directory=True)
     (base / "input").mkdir()
