@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..sv_core.errors import InvalidInput
 from ..sv_core.models import families
+from ..sv_core.models.family import Family
 from ..sv_core.schedules import low_count, qwen_grid, qwen_mu, regime_split, split_index, with_node
 from .checks import PAPER_SPLIT, require_boundary, require_split
 from .host import flow
@@ -37,25 +38,47 @@ class Setting(NamedTuple):
         return f"{grid}, {self.steps} steps, split {split:g}, {low_steps} low steps, rule {rule}"
 
 
+FEWEST_STEPS = 10
+"""Of a template whose grid is worth thinning."""
+
+
+def _template_of(family: Family) -> Setting | None:
+    """The official workflow's grid, thinned as the paper thins 30 steps."""
+    template = family.template
+    if template is None or template.scheduler is None or template.steps < FEWEST_STEPS:
+        return None
+    low_steps = round(template.steps * Thinning().low_steps / Setting("").steps)
+    return Setting(template.scheduler, template.steps, Thinning(low_steps=low_steps))
+
+
+def _setting(family: Family | None) -> Setting | None:
+    if family is None or family.sampling is None:
+        return family and _template_of(family)
+    grid = family.sampling
+    thinning = Thinning(grid.split, grid.low_steps, grid.rule)
+    return Setting(grid.scheduler, grid.steps, thinning)
+
+
 def preset_names() -> list[str]:
-    """The families for which the paper has a setting."""
-    return [family.name for family in families.having("sampling")]
+    """The families for which the paper has a setting, then those with an official workflow."""
+    paper = families.having("sampling")
+    others = [f for f in families.having("template") if f.sampling is None and _template_of(f)]
+    return [family.name for family in (*paper, *others)]
 
 
 def setting_of(name: str) -> tuple[str, Setting]:
-    """A family's name and the paper's setting for it, by any of its spellings.
+    """A family's name and the paper's or its template's setting, by any of its spellings.
 
     Older workflows contain Wan2.2, which is one setting for both of its models. Raises InvalidInput
     for a name without a setting.
     """
     family = families.find(name)
-    if family is None or family.sampling is None:
+    setting = _setting(family)
+    if family is None or setting is None:
         raise InvalidInput(
-            f"there is no preset {name!r}: choose {AUTO}, {families.names('sampling')} or {MANUAL}"
+            f"there is no preset {name!r}: choose {AUTO}, {', '.join(preset_names())} or {MANUAL}"
         )
-    grid = family.sampling
-    thinning = Thinning(grid.split, grid.low_steps, grid.rule)
-    return family.name, Setting(grid.scheduler, grid.steps, thinning)
+    return family.name, setting
 
 
 def read_from_model(model: Any) -> tuple[str, Setting]:
@@ -64,9 +87,10 @@ def read_from_model(model: Any) -> tuple[str, Setting]:
     A shift that the user has set with a ModelSampling node takes precedence over the preset's grid.
     """
     family = flow.family(model)
-    if family is None or family.sampling is None:
+    setting = _setting(family)
+    if family is None or setting is None:
         return f"{AUTO}, a model outside the paper", Setting("simple")
-    name, setting = setting_of(family.name)
+    name = family.name if family.sampling else f"{family.name} as in its official workflow"
     if setting.scheduler is None and flow.has_own_shift(model):
         return f"{AUTO}, {name} with the shift of its node", setting._replace(scheduler="simple")
     return f"{AUTO}, {name}", setting

@@ -122,8 +122,9 @@ class RegimeSplitScheduler(io.ComfyNode):
                 schema.choice(
                     "preset",
                     [AUTO, *preset_names(), MANUAL],
-                    "The paper's setting for a family of models; auto reads the family from the "
-                    "MODEL. Only with manual do scheduler, steps, split, low_steps and rule count.",
+                    "The paper's setting for a family of models, or its official workflow's; auto "
+                    "reads the family from the MODEL. Only with manual do scheduler, steps, split, "
+                    "low_steps and rule count.",
                     default=AUTO,
                     optional=True,
                 ),

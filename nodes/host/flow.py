@@ -116,7 +116,8 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
 
 def family(model: Any) -> families.Family | None:
     """Which family a MODEL belongs to, also by what its class is built upon; None for any other."""
-    return families.of_host(c.__name__ for c in type(model.model).__mro__)
+    config = getattr(getattr(model.model, "model_config", None), "unet_config", None)
+    return families.of_host((c.__name__ for c in type(model.model).__mro__), config)
 
 
 def has_own_shift(model: Any) -> bool:

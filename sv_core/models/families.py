@@ -1,150 +1,22 @@
 """The families of flow models: one record with everything about each, and no other list of them.
 
-Presets, checks, caches, text, training, embedders of intervals and memory estimates all read these
-records. docs/adding_a_family.md explains one. Records hold strings and numbers only: the functions
-that search a network, or call ComfyUI, are in the rooms that use them, and take names of attributes
-and classes from a record.
+Those that are neither in the paper nor trained here are in ``further_families``. Presets, checks,
+caches, text, training, embedders of intervals and memory estimates all read these records.
+docs/adding_a_family.md explains one. Records hold strings and numbers only: the functions that
+search a network, or call ComfyUI, are in the rooms that use them, and take names of attributes and
+classes from a record.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from ..errors import InvalidInput
 from ..latent import SD_VAE, LatentSpec
-from ..spectrum import FLUX_SPECTRUM, WAN_SPECTRUM, PowerLaw
-
-Place = Literal["all", "first part", "second part", "first tokens", "last tokens"]
-"""Where the image's tokens are in what a block returns: all of it, one of a pair, or one end."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a family is sampled: the paper's grid and thinning, and the official workflow's settings.
-
-    ``scheduler`` is the host's, None for ``sv_core.schedules.qwen_grid``, which no host scheduler
-    makes. ``shift`` is the grid's time shift, s t / (1 + (s - 1) t). Of the steps below ``split``
-    the ``rule`` (``sv_core.schedules.regime_split``) keeps ``low_steps``: the share of calls there.
-    """
-
-    scheduler: str | None
-    shift: float
-    cfg: float
-    sampler: str = "euler"
-    rule: str = "flow_match"
-    steps: int = 30
-    split: float = 0.85
-    low_steps: int = 9
-
-
-@dataclass(frozen=True)
-class TextEncoder:
-    """One text encoder, recognised by a tensor in its file, that tensor's size, and one it lacks.
-
-    ``sign`` is in the encoder's last block, so that a smaller one is not taken for it.
-    """
-
-    name: str
-    sign: str
-    size: int | None = None
-    lacks: str = ""
-
-
-@dataclass(frozen=True)
-class Text:
-    """The text encoders of a family. ``kind`` is a name of ComfyUI's CLIPType.
-
-    ``literal``: its template already takes brackets literally; for others that is switched on.
-    """
-
-    kind: str
-    usable: tuple[TextEncoder, ...]
-    needed: tuple[TextEncoder, ...]
-    literal: bool = False
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where ComfyUI's network of a family keeps what training needs: dotted names of attributes.
-
-    ``blocks``: its lists of blocks in the order of running, and where the image's tokens are in
-    what a block returns. ``context`` and ``pooled`` lead to the widths of the text that it takes
-    (pooled "": takes none). ``tiny`` is what to change in a file's configuration for a network of
-    the same kind that computes in milliseconds, ``tiny_where_set`` the same of entries that only
-    some files have. ``architecture`` is what model libraries read in a trained file.
-    """
-
-    architecture: str
-    blocks: Mapping[str, Place]
-    width: str
-    context: str
-    pooled: str = ""
-    tiny: Mapping[str, Any] = field(default_factory=dict)
-    tiny_where_set: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Size:
-    """The published network in numbers of weights, not bytes, for memory estimates.
-
-    ``rest`` is outside the blocks, ``blocks`` of each block in order; ``features`` is the sum of
-    in + out of the blocks' linear layers: the weights of a LoRA of rank 1.
-    """
-
-    rest: int
-    blocks: tuple[int, ...]
-    width: int
-    mlp_ratio: float
-    features: int
-
-    @property
-    def weights(self) -> int:
-        """All weights."""
-        return self.rest + sum(self.blocks)
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family of models. What needs a field that is None is not offered for it.
-
-    ``name`` is the one spelling, for users and in code; ``aliases`` are what files, workflows and
-    configurations of earlier versions hold, and stay readable. ``hosts`` are ComfyUI's classes of
-    the whole model. ``kind`` says what its latents are: ``pictures`` (b, c, h, w), pictures as
-    videos of ``one frame`` (b, c, 1, h, w), or ``video``, of which ``stride`` frames become one of
-    the latent's after the first. ``boundary`` is the noise level at which a high-noise expert hands
-    over to a low-noise one. ``spectrum`` is the published one of its latents. ``time_embedding`` is
-    the part of its network to whose output the embedding of an interval is added.
-    """
-
-    name: str
-    hosts: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    latent: LatentSpec | None = None
-    kind: Literal["pictures", "one frame", "video"] = "pictures"
-    stride: int = 4
-    sampling: Sampling | None = None
-    spectrum: PowerLaw | None = None
-    boundary: float | None = None
-    time_embedding: str | None = None
-    text: Text | None = None
-    layout: Layout | None = None
-    size: Size | None = None
-
-    @property
-    def frames(self) -> bool:
-        """Whether its latents have an axis of frames, (c, f, h, w); a picture is one frame."""
-        return self.kind != "pictures"
-
-    @property
-    def moving(self) -> bool:
-        """Whether it makes videos: ``stride`` n + 1 frames become n + 1 of the latent."""
-        return self.kind == "video"
-
-    def answers_to(self, name: str) -> bool:
-        """Whether ``name``, from a file or a user, is this family's name or an alias of it."""
-        return name == self.name or name in self.aliases
-
+from ..spectrum import FLUX_SPECTRUM, WAN_SPECTRUM
+from .family import Family, Layout, Sampling, Size, Template, Text, TextEncoder
+from .further_families import FURTHER
 
 # fmt: off
 _WAN21_MEAN = (
@@ -200,6 +72,7 @@ SD35 = Family(
     aliases=("sd3", "sd3.5-large"),
     latent=LatentSpec("sd3", 16, scale=1.5305, shift=0.0609, downscale=8),
     sampling=Sampling("normal", shift=3.0, cfg=4.5),
+    template=Template("sd3.5_simple_example", 20, 4.01, scheduler="sgm_uniform"),
     time_embedding="t_embedder",
     text=Text("SD3", usable=(CLIP_L, CLIP_G, T5_XXL), needed=()),
     layout=Layout(
@@ -232,6 +105,7 @@ FLUX = Family(
     latent=LatentSpec("flux", 16, scale=0.3611, shift=0.1159, downscale=8),
     sampling=Sampling("simple", shift=math.exp(1.15), cfg=1.0),
     spectrum=FLUX_SPECTRUM,
+    template=Template("flux_dev_full_text_to_image", 20, 1.0),
     time_embedding="time_in",
     text=Text("FLUX", usable=(CLIP_L, T5_XXL), needed=(CLIP_L, T5_XXL)),
     layout=Layout(
@@ -254,9 +128,6 @@ FLUX = Family(
     size=Size(64_124_992, (339_831_296,) * 19 + (141_591_808,) * 38, 3072, 4, 4_786_176),
 )
 
-# A Flux to the host, but with a grid of its own, and so without a preset.
-FLUX2 = Family("Flux.2", hosts=("Flux2",))
-
 QWEN_IMAGE = Family(
     "Qwen-Image",
     hosts=("QwenImage",),
@@ -264,6 +135,7 @@ QWEN_IMAGE = Family(
     latent=_wan("qwen_image", _WAN21_MEAN, _WAN21_STD, 8),
     kind="one frame",
     sampling=Sampling(None, shift=math.exp(1.15), cfg=4.0),
+    template=Template("image_qwen_image", 20, 4.0, shift=3.1),
     time_embedding="time_text_embed",
     text=Text("QWEN_IMAGE", usable=(QWEN_VL,), needed=(QWEN_VL,), literal=True),
     layout=Layout(
@@ -282,7 +154,8 @@ QWEN_IMAGE = Family(
     size=Size(40_523_328, (339_831_296,) * 60, 3072, 4, 9_216_000),
 )
 
-# Also Wan2.1, whose network and VAE are the same; wan21 is what its latents were called.
+# Also Wan2.1's 14B text to video, whose network and VAE are the same; wan21 is what its latents
+# were called.
 WAN22_14B = Family(
     "Wan2.2 14B",
     hosts=("WAN21",),
@@ -291,6 +164,7 @@ WAN22_14B = Family(
     kind="video",
     sampling=Sampling("simple", shift=5.0, cfg=3.5, sampler="uni_pc", rule="unipc"),
     spectrum=WAN_SPECTRUM,
+    template=Template("video_wan2_2_14B_t2v", 20, 3.5, shift=5.0),
     boundary=0.875,  # of text-to-video; image-to-video files have 0.9
     time_embedding="time_embedding",
     text=Text("WAN", usable=(UMT5_XXL,), needed=(UMT5_XXL,)),
@@ -312,11 +186,22 @@ WAN22_5B = replace(
     latent=_wan("wan22", _WAN22_MEAN, _WAN22_STD, 16),
     sampling=Sampling("simple", shift=8.0, cfg=5.0, sampler="uni_pc", rule="unipc"),
     spectrum=None,
+    template=Template("video_wan2_2_5B_ti2v", 20, 5.0, "uni_pc", shift=8.0),
     boundary=None,
     size=Size(90_086_592, (163_656_704,) * 30, 3072, 14 / 3, 2_519_040),
 )
 
-FAMILIES = (SD, SDXL, FLUX, FLUX2, SD35, QWEN_IMAGE, WAN22_14B, WAN22_5B)
+# What only Wan2.1 has: a picture through CLIP, a camera's adapter behind it, 1.3B.
+WAN21 = Family(
+    "Wan2.1",
+    hosts=("WAN21", "WAN21_Camera"),
+    where=({"model_type": "i2v"}, {"model_type": "camera"}, {"dim": 1536}),
+    kind="video",
+    template=Template("image_to_video_wan", 20, 6.0, "uni_pc", shift=8.0),
+    time_embedding=WAN22_14B.time_embedding,
+)
+
+FAMILIES = (SD, SDXL, FLUX, SD35, QWEN_IMAGE, WAN22_14B, WAN22_5B, WAN21, *FURTHER)
 """Every family, in the order of the menus; a name belongs to the first one that answers to it."""
 
 
@@ -325,9 +210,18 @@ def find(name: str | None) -> Family | None:
     return next((f for f in FAMILIES if name is not None and f.answers_to(name)), None)
 
 
-def of_host(classes: Iterable[str]) -> Family | None:
-    """The family of ComfyUI's model, by the names of its class and its base classes in order."""
-    return next((f for name in classes for f in FAMILIES if name in f.hosts), None)
+def of_host(classes: Iterable[str], config: Mapping[str, Any] | None = None) -> Family | None:
+    """The family of ComfyUI's model, by the names of its class and its base classes in order.
+
+    config: the host's, of the network; a family that asks for one of its entries goes first.
+    """
+    found = (
+        family
+        for name in classes
+        for family in sorted(FAMILIES, key=lambda f: not f.where)
+        if family.is_host(name, config or {})
+    )
+    return next(found, None)
 
 
 def having(part: str) -> list[Family]:

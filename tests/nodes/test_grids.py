@@ -1,6 +1,7 @@
 """The families' presets: the paper's grids, the model's own family and shift."""
 
 import math
+from importlib import import_module
 
 import comfy.model_base
 import comfy.samplers
@@ -10,11 +11,14 @@ from comfy_extras.nodes_custom_sampler import BasicScheduler
 
 from tests.nodes.loaded_pack import (
     MODEL,
+    NAME,
     Scheduler,
     make_model,
 )
 
 pytestmark = pytest.mark.inside
+
+grids = import_module(".nodes.grids", NAME)
 
 
 def of_class(name, shift=3.0):
@@ -105,3 +109,13 @@ def test_presets_never_raise_and_say_what_they_kept():
         for preset in ("auto", "Flux", "SD3.5", "Wan2.2", "Qwen-Image"):
             out = Scheduler.execute(MODEL, preset=preset, denoise=denoise, boundary=0.9).args
             assert out[0][-1] == 0 and (out[0].diff() < 0).all()
+
+
+def test_a_family_outside_the_paper_has_its_official_workflow_s_grid():
+    chroma = grids.setting_of("Chroma")[1]
+    assert (chroma.scheduler, chroma.steps, chroma.thinning.low_steps) == ("beta", 26, 8)
+    names = grids.preset_names()
+    assert names[:5] == ["Flux", "SD3.5", "Qwen-Image", "Wan2.2 14B", "Wan2.2 5B"]
+    assert {"Z-Image", "Anima", "HiDream-I1"} < set(names)
+    # Grids of nodes of their own, and runs too short to thin.
+    assert not {"Flux.2", "LTX-2", "Krea", "Cosmos-Predict2"} & set(names)

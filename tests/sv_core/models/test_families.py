@@ -11,6 +11,7 @@ from sv_core.models import families
 from sv_core.models.families import FAMILIES, Family, find
 
 ROOT = Path(__file__).resolve().parents[3]
+RECORDS = [ROOT / f"sv_core/models/{name}.py" for name in ("families", "further_families")]
 EARLIER = {  # what files, workflows and configurations of version 0.1 hold
     "sd": "SD",
     "sdxl": "SDXL",
@@ -44,7 +45,7 @@ def test_a_name_means_one_family() -> None:
     words = [word for family in FAMILIES for word in (family.name, *family.aliases)]
     both = {word for word in words if words.count(word) > 1}
     assert both == {"Wan2.2"}  # one preset and one kind of embedder for two models, before
-    hosts = [host for family in FAMILIES for host in family.hosts]
+    hosts = [host for family in FAMILIES if not family.where for host in family.hosts]
     assert len(hosts) == len(set(hosts))
     kinds = [family.latent.kind for family in families.having("latent")]
     assert len(kinds) == len(set(kinds)) and all(find(kind).latent.kind == kind for kind in kinds)
@@ -60,9 +61,25 @@ def test_unknown_names_are_none_or_refused_in_words() -> None:
 
 def test_a_model_of_comfyui_is_known_by_its_nearest_class() -> None:
     assert families.of_host(["WAN22", "WAN21", "BaseModel"]).name == "Wan2.2 5B"
-    assert families.of_host(["WAN21_Vace", "WAN21", "BaseModel"]).name == "Wan2.2 14B"
+    assert families.of_host(["WAN21_Vace", "WAN21", "BaseModel"]).name == "Wan VACE"
+    assert families.of_host(["WAN21_New", "WAN21", "BaseModel"]).name == "Wan2.2 14B"
+    assert families.of_host(["Chroma", "Flux", "BaseModel"]).name == "Chroma"
     assert families.of_host(["Flux2", "Flux", "BaseModel"]).sampling is None
-    assert families.of_host(["AuraFlow", "BaseModel"]) is None
+    assert families.of_host(["SDXL", "BaseModel"]) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"model_type": "i2v", "dim": 5120}, "Wan2.1"),  # with CLIP's view of the first frame
+        ({"model_type": "t2v", "dim": 1536}, "Wan2.1"),  # 1.3B
+        ({"model_type": "t2v", "dim": 5120}, "Wan2.2 14B"),
+        ({}, "Wan2.2 14B"),
+        (None, "Wan2.2 14B"),
+    ],
+)
+def test_one_class_of_comfyui_is_told_apart_by_its_configuration(config, name: str) -> None:
+    assert families.of_host(["WAN21", "BaseModel"], config).name == name
 
 
 def test_names_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +117,7 @@ def test_no_other_file_names_a_family() -> None:
     words = {w for f in FAMILIES for w in (f.name, *f.aliases, *f.hosts)} - {"sd"}  # also a module
     for package in ("sv_core", "nodes", "training"):
         for path in (ROOT / package).rglob("*.py"):
-            if path != ROOT / "sv_core/models/families.py":
+            if path not in RECORDS:
                 texts = [
                     getattr(n, "value", None) for n in ast.walk(ast.parse(path.read_text("utf-8")))
                 ]

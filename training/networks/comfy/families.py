@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sv_core.errors import InvalidInput
 from sv_core.latent import LatentSpec
 from sv_core.models import families
-from sv_core.models.families import Family, Layout, Place
+from sv_core.models.family import Family, Layout, Place
 
 Tokens = Callable[[Any, int], Tensor]
 """A block's output and the number of image tokens -> those tokens (b, n, width)."""
