@@ -6,6 +6,7 @@ from . import dropdowns
 from .calibrate import StableVSCalibrate, StableVSCalibrationLoader
 from .coarse_first import CoarseFirstNode
 from .fewer_calls import FewerCallsNode
+from .latent_spectrum import LatentSpectrum
 from .meanflow import MeanFlowLoader, MeanFlowSampler
 from .reports import FidelityReport, RegimePlot
 from .sampler import StableVSSampler
@@ -15,6 +16,7 @@ from .sit import SiTClassCondition, SiTLoader
 NODES = [
     FewerCallsNode,
     CoarseFirstNode,
+    LatentSpectrum,
     SiTLoader,
     SiTClassCondition,
     StableVSSampler,

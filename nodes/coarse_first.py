@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sv_core.spectrum import PowerLaw
 from . import schema
 from .host.compat import supported
 from .host.wrappers import show_on_node
@@ -66,6 +67,12 @@ def _inputs() -> list[io.Input]:
             "Also where the conditioning holds pictures to edit (Kontext, Qwen-Image-Edit), which "
             "are then made smaller too. It has not been shown to work on them.",
         ),
+        schema.SPECTRUM.Input(
+            "spectrum",
+            optional=True,
+            tooltip="From Latent Spectrum, measured on pictures of your own. Without it the "
+            "published spectrum of Wan's latents for Wan, and of Flux's for all others.",
+        ),
     ]
 
 
@@ -103,7 +110,7 @@ class CoarseFirstNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, size: str, until: str, level: float, keep_layout: bool, detail: float,
-        full_calls: int, edit_models: bool,
+        full_calls: int, edit_models: bool, spectrum: PowerLaw | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         require_flow(model.get_model_object("model_sampling"))
         settings = Settings(
@@ -114,6 +121,7 @@ class CoarseFirstNode(io.ComfyNode):
             detail=detail,
             full_calls=full_calls,
             edit_models=edit_models,
+            spectrum=spectrum,
         )
         node = cls.hidden.unique_id if cls.hidden else None
         tell = partial(show_on_node, node, name="Coarse First")

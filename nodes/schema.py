@@ -20,6 +20,9 @@ CONDITIONING = "conditioning/stable velocity"
 CALIBRATION = io.Custom("CALIBRATION")
 """The type of link between StableVS Calibrate or its loader and StableVS Sampler."""
 
+SPECTRUM = io.Custom("SPECTRUM")
+"""The type of link between Latent Spectrum and Coarse First."""
+
 
 def number(
     name: str, default: float, limits: tuple[float, ...], tooltip: str, **options: Any

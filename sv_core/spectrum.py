@@ -132,3 +132,25 @@ def fit_power_law(latents: Tensor, lowest: float = 0.1, bands: int = 12) -> Powe
     sides = torch.stack([torch.ones_like(at), at], 1) * weight[:, None]
     found = torch.linalg.lstsq(sides, (mean[used].log() * weight)[:, None]).solution[:, 0]
     return PowerLaw(float(found[0].exp()), max(0.0, -float(found[1])))
+
+
+def amplitude_ratio(full: Tensor, smaller: Tensor) -> float:
+    """rms of the low block of ``full`` over that of ``smaller``, latents of the same pictures.
+
+    It is r, the ratio of the sizes, if the VAE treats pictures of both sizes alike. Raises
+    InvalidInput for latents that are not of the same pictures by their shape.
+    """
+    if full.shape[:-2] != smaller.shape[:-2] or any(
+        a < b for a, b in zip(full.shape[-2:], smaller.shape[-2:], strict=True)
+    ):
+        raise InvalidInput(
+            f"latents of shape {tuple(smaller.shape)} are not the same pictures as "
+            f"{tuple(full.shape)} at a smaller size: encode the same batch, made smaller"
+        )
+    size = (smaller.shape[-2], smaller.shape[-1])
+    kept, own = cosine(low(full, size)), cosine(smaller)
+    for block in (kept, own):
+        block[..., 0, 0] = 0  # the mean says nothing of detail
+    if float(own.square().mean()) == 0:
+        raise InvalidInput("the smaller latents are of one colour: encode pictures")
+    return float((kept.square().mean() / own.square().mean()).sqrt())

@@ -114,6 +114,11 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     return sigmas.cpu()[-(steps + 1) :]
 
 
+def to_model(model: Any, latents: Tensor) -> Tensor:
+    """Latents of a VAE as a MODEL's network has them."""
+    return model.model.process_latent_in(latents)
+
+
 def family(model: Any) -> families.Family | None:
     """Which family a MODEL belongs to, also by what its class is built upon; None for any other."""
     config = getattr(getattr(model.model, "model_config", None), "unet_config", None)

@@ -8,6 +8,7 @@ from sv_core.spectrum import (
     FLUX_SPECTRUM,
     WAN_SPECTRUM,
     PowerLaw,
+    amplitude_ratio,
     band_powers,
     cosine,
     fit_power_law,
@@ -100,3 +101,13 @@ def test_what_has_no_spectrum_is_refused(latents):
 def test_laws_that_no_data_has_are_refused(amplitude, exponent):
     with pytest.raises(InvalidInput, match="amplitude above 0"):
         PowerLaw(amplitude, exponent)
+
+
+def test_smaller_pictures_of_a_vae_that_treats_sizes_alike_are_weaker_by_the_ratio():
+    full = field(FLUX_SPECTRUM, 4, 3, 64, 64)
+    assert amplitude_ratio(full, low(full, (32, 32)) / 2) == pytest.approx(2)
+    assert amplitude_ratio(full + 5, low(full, (32, 32)) / 1.5) == pytest.approx(1.5)
+    with pytest.raises(InvalidInput, match="not the same pictures"):
+        amplitude_ratio(full, low(full, (32, 32))[:1])
+    with pytest.raises(InvalidInput, match="of one colour"):
+        amplitude_ratio(full, torch.zeros(4, 3, 32, 32))
