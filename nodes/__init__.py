@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import dropdowns
 from .calibrate import StableVSCalibrate, StableVSCalibrationLoader
 from .coarse_first import CoarseFirstNode
+from .counts import CallReport, CountCalls
 from .fewer_calls import FewerCallsNode
 from .latent_spectrum import LatentSpectrum
 from .meanflow import MeanFlowLoader, MeanFlowSampler
@@ -24,6 +25,8 @@ NODES = [
     RegimeSplitSigmas,
     RegimePlot,
     FidelityReport,
+    CountCalls,
+    CallReport,
     StableVSCalibrate,
     StableVSCalibrationLoader,
     MeanFlowSampler,

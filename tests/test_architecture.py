@@ -79,6 +79,7 @@ FLOORS: dict[str, set[str]] = {
         "caching", "config", "data", "encoders", "engine", "networks", "objectives", "sampling",
     },
     "toy": set(),
+    "evaluate": set(),
     "demo": {"config", "data", "networks", "run", "sampling"},
 }  # fmt: skip
 

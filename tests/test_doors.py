@@ -21,6 +21,7 @@ CI = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in (ROOT / ".github/wor
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[0-9]*.yml"))
 PAGES = ("CONTRIBUTING.md", "SECURITY.md")
 FILE = re.compile(r"\.(py|md|toml|json|jpg|yml|cff)$")
+CLIENT = ROOT / "training/evaluate/client.py"
 NETWORK = {
     *("aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "requests", "smtplib", "socket"),
     *("socketserver", "ssl", "telnetlib", "urllib", "urllib3", "websocket", "websockets", "xmlrpc"),
@@ -154,8 +155,11 @@ def test_the_pictures_are_those_that_the_script_draws() -> None:
 
 
 def test_nothing_opens_the_network() -> None:
+    """But for the client of the user's own server, which knows no other address than his."""
     for package in ("sv_core", "nodes", "training"):
         for path in (ROOT / package).rglob("*.py"):
+            if path == CLIENT:
+                continue
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 names = [a.name for a in getattr(node, "names", [])]
                 if isinstance(node, ast.ImportFrom) and not node.level:
