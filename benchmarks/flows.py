@@ -57,38 +57,54 @@ class Flow:
     std: float
     velocity: VelocityFn
     modes: Callable[[Tensor], Tensor]
+    guidance: tuple[VelocityFn, VelocityFn] | None = None
+    """cond and uncond, of a guided one: two evaluations a call."""
+    picture: Callable[[Tensor], Tensor] | None = None
+    """Samples (b, d) as pictures (b, c, h, w), where they are any."""
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance is not None
 
 
-def _flow(
+def flow_of(
     name: str,
     mixture: Mixture,
     batch: int,
     labels: Tensor | None = None,
     chosen: int | None = None,
     scale: float = 1.0,
+    guidance: tuple[Mixture, float] | None = None,
+    picture: Callable[[Tensor], Tensor] | None = None,
 ) -> Flow:
-    """``labels`` groups components into modes; with ``chosen``, guidance towards that label."""
+    """``labels`` groups components into modes; with ``chosen``, guidance towards that label.
+
+    ``guidance``: the unconditional data and the scale, for a mixture that is the prompt's own.
+    """
     labels = torch.arange(len(mixture.means)) if labels is None else labels
-    velocity, target = mixture.velocity, mixture
+    target = mixture
     if chosen is not None:
-        target = mixture.only(labels == chosen)
-        velocity = guided(target.velocity, mixture.velocity, scale)
+        target, guidance = mixture.only(labels == chosen), (mixture, scale)
         labels = torch.arange(len(target.means))
+    velocity, pair = target.velocity, None
+    if guidance is not None:
+        pair = velocity, guidance[0].velocity
+        velocity = guided(*pair, guidance[1])
     zero = torch.zeros((), dtype=torch.float64)
 
     def modes(x: Tensor) -> Tensor:
         return labels[target.responsibilities(x, zero).argmax(1)]
 
-    return Flow(name, mixture.means.shape[1], batch, target.std, velocity, modes)
+    return Flow(name, mixture.means.shape[1], batch, target.std, velocity, modes, pair, picture)
 
 
-def _even(means: Tensor, std: float) -> Mixture:
+def even(means: Tensor, std: float) -> Mixture:
     m, d = means.shape
     means = means.double()
     return Mixture(means, torch.full((d,), std**2).double(), torch.full((m,), 1 / m).double())
 
 
-def _tree(branches: tuple[int, ...], scales: tuple[float, ...], d: int, g: Generator) -> Tensor:
+def tree(branches: tuple[int, ...], scales: tuple[float, ...], d: int, g: Generator) -> Tensor:
     """Leaves of a random tree: every level adds a Gaussian offset of its own scale, (leaves, d)."""
     nodes = torch.zeros(1, d, dtype=torch.float64)
     for count, scale in zip(branches, scales, strict=True):
@@ -97,22 +113,38 @@ def _tree(branches: tuple[int, ...], scales: tuple[float, ...], d: int, g: Gener
     return nodes
 
 
+def pixels(channels: int, side: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.view(-1, side, side, channels).movedim(3, 1)
+
+
+def cosines(channels: int, side: int) -> Callable[[Tensor], Tensor]:
+    """Pictures whose orthonormal cosine coefficients the samples are."""
+    k = torch.arange(side, dtype=torch.float64)
+    basis = torch.cos(torch.pi * k[:, None] * (k + 0.5) / side) * (2 / side) ** 0.5
+    basis[0] /= 2**0.5
+
+    def picture(x: Tensor) -> Tensor:
+        return basis.T @ x.view(-1, channels, side, side).double() @ basis
+
+    return picture
+
+
 def ring(g: Generator) -> Flow:
     """Eight well separated modes in the plane."""
     angle = torch.arange(8) * (2 * np.pi / 8) + 0.2
-    return _flow("ring, 2-D", _even(torch.stack([angle.cos(), angle.sin()], 1) * 1.5, 0.12), 512)
+    return flow_of("ring, 2-D", even(torch.stack([angle.cos(), angle.sin()], 1) * 1.5, 0.12), 512)
 
 
 def spiral(g: Generator) -> Flow:
     """A curved, thin manifold: 200 overlapping components along a spiral; arms are the modes."""
     s = torch.linspace(0.15, 1, 200)
     points = torch.stack([(9 * s).cos() * s, (9 * s).sin() * s], 1) * 2
-    return _flow("spiral, 2-D", _even(points, 0.08), 512, labels=torch.arange(200) // 25)
+    return flow_of("spiral, 2-D", even(points, 0.08), 512, labels=torch.arange(200) // 25)
 
 
 def overlapping(g: Generator) -> Flow:
     """Twelve broad modes in 16 dimensions that run into each other."""
-    return _flow("overlapping, 16-D", _even(torch.randn(12, 16, generator=g) * 0.6, 0.5), 256)
+    return flow_of("overlapping, 16-D", even(torch.randn(12, 16, generator=g) * 0.6, 0.5), 256)
 
 
 TREE = ((4, 4, 4), (0.9, 0.35, 0.15), 64)
@@ -120,13 +152,13 @@ TREE = ((4, 4, 4), (0.9, 0.35, 0.15), 64)
 
 def hierarchy(g: Generator) -> Flow:
     """64 leaves of a tree in 64 dimensions: decisions at three levels of noise."""
-    return _flow("hierarchy, 64-D", _even(_tree(*TREE, g), 0.08), 256)
+    return flow_of("hierarchy, 64-D", even(tree(*TREE, g), 0.08), 256)
 
 
 def hierarchy_guided(g: Generator) -> Flow:
     """The same kind of tree, guidance 3 towards one of its four main branches."""
     labels = torch.arange(64) // 16
-    return _flow("hierarchy guided, 64-D", _even(_tree(*TREE, g), 0.08), 256, labels, 1, 3.0)
+    return flow_of("hierarchy guided, 64-D", even(tree(*TREE, g), 0.08), 256, labels, 1, 3.0)
 
 
 def _digits() -> tuple[Tensor, Tensor]:
@@ -139,13 +171,14 @@ def _digits() -> tuple[Tensor, Tensor]:
 def digits(g: Generator) -> Flow:
     """Kernel-smoothed 8 x 8 digits, all classes; the class is the mode."""
     images, labels = _digits()
-    return _flow("digits, 64-D", _even(images, 0.15), 96, labels)
+    return flow_of("digits, 64-D", even(images, 0.15), 96, labels, picture=pixels(1, 8))
 
 
 def digits_guided(g: Generator) -> Flow:
     """Kernel-smoothed digits, guidance 4 towards the threes; the nearest three is the mode."""
     images, labels = _digits()
-    return _flow("digits guided, 64-D", _even(images, 0.2), 96, labels, 3, 4.0)
+    mixture, picture = even(images, 0.2), pixels(1, 8)
+    return flow_of("digits guided, 64-D", mixture, 96, labels, 3, 4.0, picture=picture)
 
 
 def _patches(side: int, count: int, g: Generator) -> tuple[Tensor, Tensor]:
@@ -168,16 +201,17 @@ def _patches(side: int, count: int, g: Generator) -> tuple[Tensor, Tensor]:
 def patches(g: Generator) -> Flow:
     """Kernel-smoothed 16 x 16 colour patches; the nearest patch is the mode."""
     images, _ = _patches(16, 200, g)
-    return _flow("patches, 768-D", _even(images, 0.1), 48)
+    return flow_of("patches, 768-D", even(images, 0.1), 48, picture=pixels(3, 16))
 
 
 def patches_guided(g: Generator) -> Flow:
     """Kernel-smoothed 32 x 32 colour patches, guidance 2 towards one photograph."""
     images, labels = _patches(32, 100, g)
-    return _flow("patches guided, 3072-D", _even(images, 0.1), 32, labels, 1, 2.0)
+    mixture, picture = even(images, 0.1), pixels(3, 32)
+    return flow_of("patches guided, 3072-D", mixture, 32, labels, 1, 2.0, picture=picture)
 
 
-def _power_law(side: int, channels: int, exponent: float) -> Tensor:
+def power_law(side: int, channels: int, exponent: float) -> Tensor:
     """Variances of an image's cosine coefficients, falling with frequency; mean 1."""
     f = torch.arange(side, dtype=torch.float64)
     radius = (f[:, None] ** 2 + f[None, :] ** 2).sqrt() + 1
@@ -186,18 +220,19 @@ def _power_law(side: int, channels: int, exponent: float) -> Tensor:
 
 def fields(g: Generator) -> Flow:
     """A 16 x 32 x 32 latent in its cosine basis: 48 modes, image-like spectrum within each."""
-    spectrum = _power_law(32, 16, 2.0)
+    spectrum = power_law(32, 16, 2.0)
     means = torch.randn(48, len(spectrum), generator=g).double() * spectrum.sqrt() * 0.8
     mixture = Mixture(means, 0.36 * spectrum, torch.full((48,), 1 / 48).double())
-    return _flow("fields, 16384-D", mixture, 16)
+    return flow_of("fields, 16384-D", mixture, 16, picture=cosines(16, 32))
 
 
 def fields_guided(g: Generator) -> Flow:
     """A tree of 4 x 12 image-like modes in 4 x 32 x 32, guidance 3.5 towards one branch."""
-    spectrum = _power_law(32, 4, 2.0)
-    means = _tree((4, 12), (0.7, 0.4), len(spectrum), g) * spectrum.sqrt()
+    spectrum = power_law(32, 4, 2.0)
+    means = tree((4, 12), (0.7, 0.4), len(spectrum), g) * spectrum.sqrt()
     mixture = Mixture(means, 0.36 * spectrum, torch.full((48,), 1 / 48).double())
-    return _flow("fields guided, 4096-D", mixture, 32, torch.arange(48) // 12, 2, 3.5)
+    labels, picture = torch.arange(48) // 12, cosines(4, 32)
+    return flow_of("fields guided, 4096-D", mixture, 32, labels, 2, 3.5, picture=picture)
 
 
 FLOWS = (

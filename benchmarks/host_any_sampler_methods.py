@@ -10,6 +10,8 @@ from typing import Any
 
 from host_beds import PACK, SEED, Bed, digits_bed, sit_model
 
+from benchmarks.host_emoji import HELD_OUT, Emoji
+
 import comfy.samplers  # isort: skip  after host_beds, which starts the host
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
@@ -85,7 +87,10 @@ def cached(bed: Bed, name: str, node: Any, calls: int, base: torch.Tensor) -> Ru
 
 
 def shown(bed: Bed, run: tuple | None, base: torch.Tensor) -> str:
-    return "-" if run is None else f"{bed.decibels(run[0], base):.1f} ({run[1]})"
+    if run is None:
+        return "-"
+    evaluations = f"{run[1]} + {run[1]}" if bed.cfg != 1 else f"{run[1]}"
+    return f"{bed.decibels(run[0], base):.1f} ({evaluations})"
 
 
 def every_sampler(bed: Bed) -> None:
@@ -165,12 +170,20 @@ def twenty(bed: Bed) -> Bed:
     return bed
 
 
+TABLES = (beside_caches, exact, every_sampler, replay_and_guidance)
+
+
 @torch.inference_mode()
 def inside(checkpoint: Path) -> None:
     print(f"ComfyUI in {Path.cwd().name}, torch {torch.__version__}, seed {SEED}")
-    bed = twenty(digits_bed(checkpoint))
-    for table_of in (beside_caches, exact, every_sampler, replay_and_guidance):
-        table_of(bed)
+    if checkpoint.suffix == ".ckpt":
+        bed = Emoji(checkpoint).bed(3.0, STEPS, HELD_OUT, 101)
+    else:
+        bed = twenty(digits_bed(checkpoint))
+    print(f"{bed.name}: dB (evaluations, cond + uncond)")
+    for table_of in TABLES:
+        if "--tables" not in sys.argv or table_of.__name__ in sys.argv[-1].split(","):
+            table_of(bed)
 
 
 inside(Path(sys.argv[2]))

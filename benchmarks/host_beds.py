@@ -4,10 +4,12 @@
 import logging
 import os
 import sys
+import time
 from copy import copy
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(sys.argv[1])
 sys.path[0] = os.getcwd()  # the host's names first
@@ -48,23 +50,45 @@ schedules = import_module(".sv_core.schedules", PACK)
 
 
 class Seam(torch.nn.Module):
-    """A network behind the host's seam for wrappers, where EasyCache sits; counts its calls."""
+    """A network behind the host's seam for wrappers, where EasyCache sits; counts its evaluations.
+
+    The host's own SD3.5 has no such seam: without this one EasyCache leaves it as it is.
+    """
 
     def __init__(self, network: torch.nn.Module):
         super().__init__()
-        self.network, self.calls = network, 0
-        self.config, self.pos_embed = network.config, network.pos_embed
+        self.network = network
+        self.begin()
 
-    def forward(self, x, timestep, transformer_options=None, y=None, **options):
+    def begin(self) -> None:
+        self.calls, self.uncond, self.seconds = 0, 0, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.network, name)
+
+    def forward(self, x, timestep, *args, transformer_options=None, **options):
         kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-        wrappers = comfy.patcher_extension.get_all_wrappers(kind, transformer_options or {})
+        transformer_options = transformer_options or {}
+        wrappers = comfy.patcher_extension.get_all_wrappers(kind, transformer_options)
         run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self.call, self, wrappers)
+        options["transformer_options"] = transformer_options
         # EasyCache writes into x. A half-precision model gets a copy, one in float32 does not.
-        return run.execute(x.clone(), timestep, y=y, transformer_options=transformer_options)
+        return run.execute(x.clone(), timestep, *args, **options)
 
-    def call(self, x, timestep, y=None, transformer_options=None):
-        self.calls += 1
-        return self.network(x, timestep, y=y)
+    def call(self, x, timestep, *args, transformer_options=None, **options):
+        """cond and uncond are two evaluations, in one batch or one after the other."""
+        kinds = (transformer_options or {}).get("cond_or_uncond", [0])
+        self.calls += kinds.count(0)
+        self.uncond += kinds.count(1)
+        began = time.perf_counter()
+        answer = self.network(
+            x, timestep, *args, transformer_options=transformer_options, **options
+        )
+        self.seconds += time.perf_counter() - began
+        return answer
 
 
 class Exact(torch.nn.Module):
@@ -75,33 +99,57 @@ class Exact(torch.nn.Module):
         self.flow, self.config, self.blocks = flow, config, []
         self.pos_embed = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, x, timestep, y=None):
+    def forward(self, x, timestep, y=None, transformer_options=None):
         v = self.flow.velocity(x.flatten(1).double(), timestep[0].double())
         return v.reshape(x.shape).to(x)
 
 
+class Spent(NamedTuple):
+    """What a run has cost."""
+
+    calls: int
+    uncond: int
+    """Evaluations without the prompt, beside as many with it as calls."""
+    seconds: float
+    model_seconds: float
+
+
 class Bed:
-    """One host model, its noise and its conditioning; on the host's ``simple`` grid at shift 3."""
+    """One host model, its noise and its conditioning; on the host's ``simple`` grid."""
 
     rule = "flow_match"
     easy_cache = (0.05, 0.15, 0.3), 30
     """Where EasyCache may start, and how many thresholds are tried for each."""
 
-    def __init__(self, name: str, patcher: Any, shape: tuple, cfg: float, classes: list[int]):
+    def __init__(
+        self, name: str, patcher: Any, shape: tuple, cfg: float, conds: list, steps: int = STEPS,
+        noise: torch.Tensor | None = None,
+    ):  # fmt: skip
+        """conds: positive and negative, each as the host's CONDITIONING."""
         self.name, self.patcher, self.shape, self.cfg = name, patcher, shape, cfg
         self.network = patcher.model.diffusion_model
-        self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
-        self.conds = [sit_model.conditioning_from_classes(c) for c in (classes, None)]
-        self.native = self.grid(STEPS)
+        self.noise = self.drawn(SEED) if noise is None else noise
+        self.conds, self.steps = conds, steps
+        self.spent = Spent(0, 0, 0.0, 0.0)
+        self.others = conds  # what a calibration runs on
+        self.native = self.grid(steps)
         self.base, _ = self.run(comfy.samplers.sampler_object("euler"), self.native)
+
+    def drawn(self, seed: int) -> torch.Tensor:
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+
+    @cached_property
+    def truth(self) -> torch.Tensor:
+        """The converged solution, whatever the number of steps."""
         ode = planned_samplers.PlannedSampler(plans.Plan("ode", calls=400))
-        self.truth, _ = self.run(ode, self.grid(400))
+        return self.run(ode, self.grid(400))[0]
 
     def grid(self, steps: int) -> torch.Tensor:
         return flow.host_grid(self.patcher, "simple", steps, 1.0)
 
     def on(self, family: str) -> "Bed":
         """The same model and noise on a family's own schedule; ``truth`` is the same."""
+        self.truth  # noqa: B018  measured once, for all of them
         bed = copy(self)
         grid, bed.rule = FAMILIES[family]
         bed.grid, bed.easy_cache = (lambda steps: grid(steps).float()), ((0.15,), 10)
@@ -111,19 +159,25 @@ class Bed:
 
     def run(self, sampler: Any, sigmas: torch.Tensor, patcher: Any = None, seed: int = SEED):
         """(samples, calls of the network)."""
-        self.network.calls = 0
-        noise = self.noise
-        if seed != SEED:
-            noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+        self.network.begin()
+        noise = self.noise if seed == SEED else self.drawn(seed)
+        began = time.perf_counter()
         samples = comfy.sample.sample_custom(
             patcher or self.patcher, noise, self.cfg, sampler, sigmas.clone(), *self.conds,
             torch.zeros(self.shape), disable_pbar=True, seed=seed,
         )  # fmt: skip
+        network = self.network
+        seconds = time.perf_counter() - began
+        self.spent = Spent(network.calls, network.uncond, seconds, network.seconds)
         return samples, self.network.calls
 
     def decibels(self, x: torch.Tensor, target: torch.Tensor) -> float:
         mse = (x - target).double().square().flatten(1).mean(1) / self.base.double().var()
         return float((-10 * (mse + 1e-10).log10()).mean())
+
+
+def of_classes(classes: list[int]) -> list:
+    return [sit_model.conditioning_from_classes(c) for c in (classes, None)]
 
 
 def flow_bed(index: int, channels: int, batch: int) -> Bed:
@@ -134,7 +188,7 @@ def flow_bed(index: int, channels: int, batch: int) -> Bed:
     model.diffusion_model = Seam(model.diffusion_model)
     cpu = torch.device("cpu")
     patcher = comfy.model_patcher.ModelPatcher(model, cpu, cpu)
-    return Bed(flow.name, patcher, (batch, channels, 32, 32), 1.0, [0])
+    return Bed(flow.name, patcher, (batch, channels, 32, 32), 1.0, of_classes([0]))
 
 
 def digits_bed(checkpoint: Path) -> Bed:
@@ -144,4 +198,4 @@ def digits_bed(checkpoint: Path) -> Bed:
     patcher.model.diffusion_model = Seam(network)
     config = network.config
     shape = (50, config.in_channels, config.input_size, config.input_size)
-    return Bed("digits SiT, cfg 2", patcher, shape, 2.0, list(range(10)) * 5)
+    return Bed("digits SiT, cfg 2", patcher, shape, 2.0, of_classes(list(range(10)) * 5))

@@ -1,8 +1,9 @@
-"""Running a benchmark's script in the interpreter of every ComfyUI, on the digits model."""
+"""Running a benchmark's script in the interpreter of every ComfyUI, on a checkpoint."""
 
 import argparse
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from training.networks.comfy.folder import find_all, python_of
@@ -10,15 +11,20 @@ from training.networks.comfy.folder import find_all, python_of
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_in_hosts(script: str, description: str) -> int:
+DIGITS = ROOT / "out/demo/digits_sit.safetensors"
+
+
+def run_in_hosts(script: str, description: str, usual: Path = DIGITS) -> int:
     """Run benchmarks/SCRIPT with the pack's folder and the checkpoint; the first exit code not 0.
 
-    The command line may name the checkpoint; out/demo/digits_sit.safetensors otherwise.
+    The command line may name the checkpoint; options after it are handed on to the script.
     """
-    parser = argparse.ArgumentParser(description=description)
-    demo = ROOT / "out/demo/digits_sit.safetensors"
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=demo)
-    checkpoint = parser.parse_args().checkpoint
+    parser = argparse.ArgumentParser(
+        description=description, epilog="Options: see the top of its file."
+    )
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=usual)
+    first = next((i for i, a in enumerate(sys.argv) if i and a.startswith("--")), len(sys.argv))
+    checkpoint, options = parser.parse_args(sys.argv[1:first]).checkpoint, sys.argv[first:]
     hosts = find_all()
     if not hosts:
         parser.error("no ComfyUI found: set COMFYUI_PATH to the folder that holds its main.py")
@@ -27,6 +33,7 @@ def run_in_hosts(script: str, description: str) -> int:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for comfy in hosts:
         command = [python_of(comfy), ROOT / "benchmarks" / script, ROOT, checkpoint.resolve()]
+        command += options
         done = subprocess.run(command, cwd=comfy, env=environment)
         if done.returncode:
             return done.returncode

@@ -1,24 +1,32 @@
-"""Samplers at equal calls, on flows whose exact velocity is known, over four families' schedules.
+"""Samplers and their rivals at equal calls, over four families' schedules.
 
-``--flows digits_sit`` measures the digits network that ``python dev.py demo`` leaves instead.
+    python dev.py bench samplers [--beds flows,prompted,failing,digits] [--flows ring] [--seed 1]
 
-    python dev.py bench samplers [--out out/samplers] [--flows ring,digits] [--seed 1]
+Four groups of beds: ``flows``, whose exact velocity is known; ``prompted``, guided flows whose
+difference of cond and uncond persists as in trained networks; ``failing``, on which few calls
+lose; ``digits``, the network that ``python dev.py demo`` leaves, at guidance 1, 2, 4 and 7. A group
+writes table.md, samplers.png and cells.json into OUT/GROUP, and prints table and verdicts. With
+--resume, beds that an earlier run has finished are taken from its files.
 
-Writes table.md, samplers.png and cells.json, and prints the table and the verdicts.
+Rules are chosen on seeds below 100; 101 and above draw other modes, patches and noise, are for
+measuring alone, and nothing is chosen by them.
 
 Two aims are measured. E30: the result of 30 native Euler steps from the same noise, which the
 paper measures against. ODE: the converged solution. dB = -20 log10(RMSE / std of the data), per
 sample, then the mean over samples (as published PSNRs are means over pictures; capped at 100) and,
 beside it, pooled: of the RMSE over the whole batch, which one flipped sample decides. A mode flip
-is a sample that ends in another mode than the E30 run's.
+is a sample that ends in another mode than the E30 run's. A guided call is two evaluations of the
+network, cond + uncond. Seconds are those of one run, of a method with several settings those of
+all of them, calibration and its checks included.
 
 A further method is a function of a ``Cell`` and a number of calls: add it to ``METHODS`` of
-``sampler_methods``.
+``sampler_methods`` or to ``RIVALS`` of ``rival_methods``.
 """
 
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -31,12 +39,31 @@ from torch import Tensor
 from sv_core.sampling import sample_ode
 from sv_core.schedules import ode_grid
 
-from .flows import FLOWS, Flow, build
+from .flows import FLOWS, Flow
+from .hard_flows import FAILING, PROMPTED
 from .networks import CHECKPOINT, digits_sit
+from .rival_methods import RIVALS
 from .sampler_methods import FAMILIES, METHODS, ONCE, Cell, Method
 
 CALLS = (8, 10, 12, 14, 20)
+RIVAL_CALLS = (10, 14)
 CAP = 100.0
+GUIDANCE = (1, 2, 4, 7)
+"""Of the trained digits."""
+
+GROUPS = {"flows": FLOWS, "prompted": PROMPTED, "failing": FAILING}
+BEDS = [(group, make.__name__) for group, makes in GROUPS.items() for make in makes]
+BEDS += [("digits", f"digits_sit_{scale}") for scale in GUIDANCE]
+"""Group and name; a bed's place in this list is part of its seeds."""
+
+
+def build(index: int, seed: int) -> Flow:
+    """The flow of a bed; another seed draws other modes, patches and trees."""
+    group, name = BEDS[index]
+    if group == "digits":
+        return digits_sit(float(name.rpartition("_")[2]))
+    makes = {make.__name__: make for make in GROUPS[group]}
+    return makes[name](torch.Generator().manual_seed(1000 * seed + index))
 
 
 def decibels(x: Tensor, target: Tensor, std: float) -> tuple[float, float]:
@@ -48,7 +75,9 @@ def decibels(x: Tensor, target: Tensor, std: float) -> tuple[float, float]:
 def measure(cell: Cell, name: str, method: Method, calls: int) -> dict | None:
     """One row: a method with a number of calls on one cell."""
     cell.calls = 0
+    began = time.perf_counter()
     x = method(cell, calls)
+    seconds = time.perf_counter() - began
     if x is None:
         return None
     flow = cell.flow
@@ -61,6 +90,8 @@ def measure(cell: Cell, name: str, method: Method, calls: int) -> dict | None:
         "method": name,
         "nominal": calls,
         "calls": cell.calls,
+        "uncond": cell.calls * flow.guided,
+        "seconds": seconds,
         "e30": each,
         "e30_pooled": pooled,
         "ode": ode_each,
@@ -80,15 +111,27 @@ def cells(flow: Flow, seed: int) -> list[Cell]:
 
 
 def run_flow(index: int, seed: int) -> list[dict]:
-    """All rows of one flow."""
+    """All rows of one bed."""
     torch.set_num_threads(1)
     rows = []
-    flow = digits_sit() if index == len(FLOWS) else build(index, seed)
+    flow = build(index, seed)
     for cell in cells(flow, seed=100 * seed + index):
         rows += [measure(cell, name, method, 0) for name, method in ONCE.items()]
         for name, method in METHODS.items():
             rows += [measure(cell, name, method, calls) for calls in CALLS]
+        for name, method in RIVALS.items():
+            rows += [measure(cell, name, method, calls) for calls in RIVAL_CALLS]
     return [row for row in rows if row is not None]
+
+
+def kept(index: int, seed: int, folder: Path, resume: bool) -> list[dict]:
+    """``run_flow``, or what it left in the folder."""
+    file = folder / f"{BEDS[index][1]}_seed{seed}.json"
+    if resume and file.is_file():
+        return json.loads(file.read_text())
+    rows = run_flow(index, seed)
+    file.write_text(json.dumps(rows, indent=1))
+    return rows
 
 
 # Report ------------------------------------------------------------------------------------------
@@ -110,11 +153,12 @@ def mean(values: Sequence[float]) -> float:
 def table(rows: list[dict]) -> str:
     """Markdown: one line per method and number of calls, over all cells."""
     lines = [
-        "| method | calls | E30 dB | worst cell | pooled | mode flips %, mean / worst | ODE dB "
-        "| pooled | cells |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | calls | evaluations | s | E30 dB | worst cell | pooled "
+        "| mode flips %, mean / worst | ODE dB | pooled | cells |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    settings = [(name, 0) for name in ONCE] + [(name, n) for name in METHODS for n in CALLS]
+    settings = [(name, 0) for name in ONCE]
+    settings += [(name, n) for name in METHODS | RIVALS for n in CALLS]
     for name, nominal in settings:
         found = list(pick(rows, name, nominal).values())
         if not found:
@@ -129,7 +173,9 @@ def table(rows: list[dict]) -> str:
             f"{mean(column['flips']):.1f} / {max(column['flips']):.0f}"
         )
         lines.append(
-            f"| {name} | {low if low == high else f'{low}-{high}'} | {e30} | "
+            f"| {name} | {low if low == high else f'{low}-{high}'} | "
+            f"{mean(column['calls']):.1f} + {mean(column['uncond']):.1f} | "
+            f"{mean(column['seconds']):.2g} | {e30} | "
             f"{mean(column['ode']):.1f} | {mean(column['ode_pooled']):.1f} | {len(found)} |"
         )
     return "\n".join(lines)
@@ -195,6 +241,56 @@ def verdicts(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+OURS = ("ours, fixed", "ours, self-calibrated", "ours, calibrated")
+OTHERS = ("Euler", "DPM++(2M)", "UniPC", "RES multistep", "StableVS, best split")
+
+
+def best(rows: list[dict], names: Sequence[str], calls: int) -> dict[tuple[str, str], dict]:
+    """By cell, the nearest row of several methods."""
+    found: dict[tuple[str, str], dict] = {}
+    for name in names:
+        for cell, row in pick(rows, name, calls).items():
+            if cell not in found or row["e30"] > found[cell]["e30"]:
+                found[cell] = row
+    return found
+
+
+def beside_rivals(rows: list[dict]) -> str:
+    """Markdown: ours against the best of the others in each cell, at equal calls."""
+    theirs = [n for n in RIVALS if "ours" not in n and "our nodes" not in n]
+    groups = {
+        "on their own nodes, or fewer steps": [*theirs, *OTHERS],
+        "on our nodes": [n for n in RIVALS if "our nodes" in n],
+    }
+    lines = [
+        "| ours | calls | the others | gain dB, mean / worst cell | ahead | 10 dB ahead "
+        "| the best of them, how often | behind |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in OURS:
+        for calls in RIVAL_CALLS:
+            ours = pick(rows, name, calls)
+            for title, names in groups.items():
+                others = best(rows, names, calls)
+                gains = {c: ours[c]["e30"] - others[c]["e30"] for c in others if c in ours}
+                if gains:
+                    lines.append(_gain_line(name, calls, title, gains, others))
+    return "\n".join(lines)
+
+
+def _gain_line(name: str, calls: int, title: str, gains: dict, others: dict) -> str:
+    won = Counter(row["method"] for row in others.values()).most_common(2)
+    lost = sorted((gain, *cell) for cell, gain in gains.items() if gain < 0)
+    named = "; ".join(f"{flow} on {family} {gain:.1f}" for gain, flow, family in lost[:4])
+    more = f"; and {len(lost) - 4} more" if len(lost) > 4 else ""
+    return (
+        f"| {name} | {calls} | {title} | {mean(list(gains.values())):+.1f} / "
+        f"{min(gains.values()):+.1f} | {sum(g > 0 for g in gains.values())} of {len(gains)} | "
+        f"{sum(g >= 10 for g in gains.values())} | "
+        f"{', '.join(f'{method} {count}' for method, count in won)} | {named}{more} |"
+    )
+
+
 COLOURS = {
     "Euler": "#999999",
     "StableVS, best split": "#d62728",
@@ -206,6 +302,8 @@ COLOURS = {
     "ours, self-calibrated": "#2ca02c",
     "ours, calibrated": "#006400",
     "ours, ode": "#ff7f0e",
+    "VDE, its nodes": "#e377c2",
+    "Spectrum, its nodes": "#bcbd22",
 }
 
 
@@ -242,29 +340,48 @@ def plot(rows: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def report(group: str, rows: list[dict], out: Path) -> None:
+    """Write and print what a group of beds has given."""
+    text = f"{table(rows)}\n\n{verdicts(rows)}\n\n{beside_rivals(rows)}\n"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text)
+    (out / "cells.json").write_text(json.dumps(rows, indent=1))
+    plot(rows, out / "samplers.png")
+    print(f"\n## {group}\n\n{text}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/samplers"))
-    parser.add_argument("--flows", default="", help="only flows whose name contains one of these")
-    parser.add_argument("--seed", type=int, default=1, help="other modes, patches and noise")
+    parser.add_argument("--beds", default="flows,prompted,failing,digits", help="groups of them")
+    parser.add_argument("--flows", default="", help="only beds whose name contains one of these")
+    parser.add_argument("--seed", type=int, default=1, help="from 101 on: held out")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--resume", action="store_true", help="keep the beds that are finished")
     options = parser.parse_args()
+    groups = options.beds.split(",")
     wanted = [w for w in options.flows.split(",") if w]
-    names = [f.__name__ for f in FLOWS] + ["digits_sit"] * (bool(wanted) and CHECKPOINT.exists())
-    chosen = [i for i, name in enumerate(names) if not wanted or any(w in name for w in wanted)]
+    chosen = [
+        i
+        for i, (group, name) in enumerate(BEDS)
+        if group in groups and (not wanted or any(w in name for w in wanted))
+        if group != "digits" or CHECKPOINT.exists()
+    ]
     if not chosen:
-        parser.error(f"no flow is called that (have: {', '.join(names)})")
+        names = ", ".join(f"{name} in {group}" for group, name in BEDS)
+        parser.error(f"no bed is called that (have: {names}; digits need python dev.py demo)")
     began = time.perf_counter()
-    with ProcessPoolExecutor(2) as pool:
-        # The largest flows come last in the list: begin with them.
-        parts = pool.map(partial(run_flow, seed=options.seed), reversed(chosen))
-        rows = [row for part in parts for row in part]
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = f"{table(rows)}\n\n{verdicts(rows)}\n"
-    (options.out / "table.md").write_text(report)
-    (options.out / "cells.json").write_text(json.dumps(rows, indent=1))
-    plot(rows, options.out / "samplers.png")
-    print(report)
-    print(f"{len(rows)} measurements in {time.perf_counter() - began:.0f} s -> {options.out}")
+    folder = options.out / "beds"
+    folder.mkdir(parents=True, exist_ok=True)
+    one = partial(kept, seed=options.seed, folder=folder, resume=options.resume)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        # The largest flows come last in their lists: begin with them.
+        found = dict(zip(reversed(chosen), pool.map(one, reversed(chosen)), strict=True))
+    for group in groups:
+        rows = [row for i in chosen if BEDS[i][0] == group for row in found[i]]
+        if rows:
+            report(group, rows, options.out / group)
+    print(f"{time.perf_counter() - began:.0f} s -> {options.out}")
 
 
 if __name__ == "__main__":

@@ -8,17 +8,16 @@ in every block, and n equal keys count in a softmax as one whose logit is larger
 equal ones are folded into one for training. Sampling in ComfyUI sees all 77, and the same velocity.
 """
 
-import math
 import sys
-from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from training import finetune
 from training.data.text import TextTable
 from training.networks.comfy.backbone import ComfyBackbone
 from training.networks.comfy.texts import Entry, Texts
+
+from .attention import counting
 
 
 class Folded:
@@ -40,22 +39,6 @@ def _own(context: Tensor) -> int:
     """How many tokens (L, D) come before those that are as the last one."""
     others = (context != context[-1]).any(-1).nonzero()
     return int(others[-1]) + 1 if len(others) else 0
-
-
-def counting(last: int, times: int, inner: Callable | None = None) -> Callable:
-    """An attention in which the key ``last`` counts ``times``; ``inner`` replaces ComfyUI's."""
-
-    def attention(
-        usual: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, **options: object
-    ) -> Tensor:
-        mask = torch.zeros(1, 1, 1, k.shape[1], dtype=q.dtype, device=q.device)
-        mask[..., last] = math.log(times)
-        options["mask"] = mask
-        return usual(q, k, v, heads, **options) if inner is None else inner(
-            usual, q, k, v, heads, **options
-        )  # fmt: skip
-
-    return attention
 
 
 def fold() -> None:
