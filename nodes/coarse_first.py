@@ -7,9 +7,9 @@ from comfy_api.latest import io
 
 from ..sv_core.spectrum import PowerLaw
 from . import schema
+from .host import flow
 from .host.compat import supported
 from .host.wrappers import show_on_node
-from .samplers.any_sampler import require_flow
 from .samplers.coarse import LAYOUT_UNTIL, SIZES, CoarseFirst, Settings
 
 TOLERANCES = {"usual": 0.05, "faster": 0.1}
@@ -112,7 +112,7 @@ class CoarseFirstNode(io.ComfyNode):
         cls, model: Any, size: str, until: str, level: float, keep_layout: bool, detail: float,
         full_calls: int, edit_models: bool, spectrum: PowerLaw | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        require_flow(model.get_model_object("model_sampling"))
+        flow.require_flow(model.get_model_object("model_sampling"))
         settings = Settings(
             ratios=SIZES[size],
             until=level if until == "level" else 0.0,

@@ -11,17 +11,18 @@ from torch import Tensor
 from ..sv_core.schedules import split_to_length
 from .checks import PAPER_SPLIT
 from .host import dropdowns, flow
+from .host.exploding import sigmas_at, times
 from .samplers.planned import sample_fixed
 
 
 def regime_split_grid(model_sampling: Any, steps: int) -> Tensor:
     """A longer grid of the host's scheduler ``simple``, thinned to ``steps`` steps: (steps+1,)."""
-    flow.require_linear_flow(model_sampling)
+    flow.require_flow(model_sampling)
 
     def native(n: int) -> Tensor:
-        return flow.scheduler_sigmas(model_sampling, "simple", n)
+        return times(model_sampling, flow.scheduler_sigmas(model_sampling, "simple", n))
 
-    return split_to_length(native, steps, PAPER_SPLIT)
+    return sigmas_at(model_sampling, split_to_length(native, steps, PAPER_SPLIT))
 
 
 def register() -> None:

@@ -10,9 +10,10 @@ from ..sv_core.errors import InvalidInput
 from ..sv_core.sampling import adaptive_calls
 from . import schema
 from .calibration_file import Calibration, read_nodes
+from .host import flow
 from .host.compat import supported
 from .host.wrappers import show_on_node
-from .samplers.any_sampler import SHARE, Choice, FewerCalls, require_flow
+from .samplers.any_sampler import SHARE, Choice, FewerCalls
 
 QUALITIES = {"draft": 0.35, "usual": SHARE, "high": 0.7}
 """Shares of the calls by name."""
@@ -185,6 +186,6 @@ class FewerCallsNode(io.ComfyNode):
     def execute(cls, model: Any, calls: Any = "share", **plain: Any) -> io.NodeOutput:
         settings = calls if isinstance(calls, dict) else {"calls": calls, **plain}
         choice = choice_of(settings, model)
-        require_flow(model.get_model_object("model_sampling"))
+        flow.require_flow(model.get_model_object("model_sampling"))
         node = cls.hidden.unique_id if cls.hidden else None
         return io.NodeOutput(FewerCalls(choice, partial(show_on_node, node)).attach(model))

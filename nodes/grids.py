@@ -11,6 +11,7 @@ from ..sv_core.models.family import Family
 from ..sv_core.schedules import low_count, qwen_grid, qwen_mu, regime_split, split_index, with_node
 from .checks import PAPER_SPLIT, require_boundary, require_split
 from .host import flow
+from .host.exploding import sigmas_at, times
 
 MANUAL, AUTO = "manual", "auto"
 """The presets beside those of the families."""
@@ -97,9 +98,13 @@ def read_from_model(model: Any) -> tuple[str, Setting]:
 
 
 def native_grid(model: Any, setting: Setting, denoise: float, latent: dict | None) -> Tensor:
-    """The grid before thinning, shortened for image to image: (steps+1,), or (0,) for denoise 0."""
+    """The grid before thinning, in times of the linear path: (steps+1,), or (0,) for denoise 0.
+
+    Shortened for image to image.
+    """
     if setting.scheduler is not None:
-        return flow.host_grid(model, setting.scheduler, setting.steps, denoise)
+        sigmas = flow.host_grid(model, setting.scheduler, setting.steps, denoise)
+        return times(model.get_model_object("model_sampling"), sigmas)
     flow.require_linear_flow(model.get_model_object("model_sampling"))
     if denoise <= 0:
         return torch.zeros(0)
@@ -188,6 +193,13 @@ def split_grid(
     return SplitGrid(
         sigmas, *regimes(sigmas, thinning.split), calls, "\n".join(report), first, second, native
     )
+
+
+def in_sigmas(grid: SplitGrid, model: Any) -> SplitGrid:
+    """A grid in times as the SIGMAS that the MODEL's samplers take."""
+    model_sampling = model.get_model_object("model_sampling")
+    parts = {k: v for k, v in grid._asdict().items() if isinstance(v, Tensor)}
+    return grid._replace(**{k: sigmas_at(model_sampling, v) for k, v in parts.items()})
 
 
 def limit_low_steps(native: Tensor, thinning: Thinning) -> tuple[Thinning, tuple[str, ...]]:

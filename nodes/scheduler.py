@@ -13,6 +13,7 @@ from .grids import (
     MANUAL,
     Setting,
     Thinning,
+    in_sigmas,
     limit_low_steps,
     native_grid,
     preset_names,
@@ -186,12 +187,12 @@ class RegimeSplitScheduler(io.ComfyNode):
         if preset == MANUAL:
             setting = Setting(scheduler, steps, Thinning(split, low_steps, rule))
             native = native_grid(model, setting, denoise, latent)
-            return io.NodeOutput(*split_grid(native, setting.thinning, boundary))
+            return io.NodeOutput(*in_sigmas(split_grid(native, setting.thinning, boundary), model))
         name, setting = read_from_model(model) if preset == AUTO else setting_of(preset)
         native = native_grid(model, setting, denoise, latent)
         thinning, lines = limit_low_steps(native, setting.thinning)
         lines = (f"preset {name}: {setting}.", *lines)
-        return io.NodeOutput(*split_grid(native, thinning, boundary, lines))
+        return io.NodeOutput(*in_sigmas(split_grid(native, thinning, boundary, lines), model))
 
 
 class RegimeSplitSigmas(io.ComfyNode):

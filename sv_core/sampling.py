@@ -225,6 +225,7 @@ def sample_forecast(
     rule: str = "auto",
     nodes: Sequence[int] | None = None,
     tolerance: float | None = None,
+    parts: Sequence[int] = (),
     interpolant: Interpolant = LINEAR,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -235,9 +236,10 @@ def sample_forecast(
     With a call at every node it is the base solver, bit for bit. Deterministic.
 
     The calls are at ``nodes`` if given (calibrated, or a list to replay); as the ``tolerance``
-    requires if given (adaptive: 0.03 draft, 0.02, 0.01 quality; the mean over the batch decides);
-    otherwise by ``calls`` and ``rule``, a name in ``call_rules.CALL_RULES``. The callback fires at
-    the real calls, and its first argument is their node.
+    requires if given (adaptive: 0.03 draft, 0.02, 0.01 quality; the mean over the batch decides,
+    and the worst of the ``parts``, as in ``adaptive_calls``); otherwise by ``calls`` and ``rule``,
+    a name in ``call_rules.CALL_RULES``. The callback fires at the real calls, and its first
+    argument is their node.
 
     The tensor that ``velocity`` returns is kept until the second call after it, so it must be a new
     one each time. In addition to the base solver's tensors at most five of the size of x are
@@ -247,7 +249,7 @@ def sample_forecast(
     """
     times = StraightPath(interpolant, ts).times
     if nodes is None and tolerance is not None:
-        next_call = adaptive_calls(times, tolerance)
+        next_call = adaptive_calls(times, tolerance, parts)
     else:
         if nodes is None:
             nodes = call_nodes(times, calls, rule)

@@ -5,6 +5,7 @@ Everything here works on ComfyUI 0.3.64 and on 0.29.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, TypeAlias
 
 import comfy.model_management
@@ -68,6 +69,11 @@ def require_fit_sampler(name: str) -> None:
 
 def require_linear_flow(model_sampling: Any) -> None:
     """Raise InvalidInput unless v = (x - denoised) / sigma holds for the model."""
+    if is_exploding_flow(model_sampling):
+        raise InvalidInput(
+            "this model's noise levels go far above 1 (Cosmos-Predict2), which this node does not "
+            "follow: use Fewer Calls, StableVS Sampler or Regime Split Scheduler"
+        )
     const = comfy.model_sampling.CONST
     # Some subclasses of CONST give the model's output another meaning (image-to-image flows).
     if getattr(type(model_sampling), "calculate_denoised", None) is not const.calculate_denoised:
@@ -77,6 +83,12 @@ def require_linear_flow(model_sampling: Any) -> None:
             f"Stable Velocity needs a flow-matching model ({families.names('sampling')}, SiT); "
             f"this model's sampling type is {kind}: use the ordinary samplers and schedulers"
         )
+
+
+def require_flow(model_sampling: Any) -> None:
+    """Raise InvalidInput unless the velocity follows from x and denoised data."""
+    if not is_exploding_flow(model_sampling):
+        require_linear_flow(model_sampling)
 
 
 def is_exploding_flow(model_sampling: Any) -> bool:
@@ -98,10 +110,10 @@ def scheduler_sigmas(model_sampling: Any, scheduler: str, steps: int) -> Tensor:
 def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     """The SIGMAS of the host's node BasicScheduler: (steps+1,), or (0,) for denoise 0.
 
-    Raises InvalidInput when the MODEL is not a linear flow or the grid is not finite.
+    Raises InvalidInput when the MODEL is not a flow or the grid is not finite.
     """
     model_sampling = model.get_model_object("model_sampling")
-    require_linear_flow(model_sampling)
+    require_flow(model_sampling)
     if denoise <= 0:
         return torch.zeros(0)
     total = total_steps(steps, denoise)
@@ -133,6 +145,19 @@ def has_own_shift(model: Any) -> bool:
 def sampling_of(denoiser: Any) -> Any:
     """The ``model_sampling`` of the denoiser that the host passes to a sampler function."""
     return denoiser.inner_model.model_patcher.get_model_object("model_sampling")
+
+
+def parts_of(denoiser: Any) -> tuple[int, ...]:
+    """How many numbers of a sample belong to each latent that the host packs into one row.
+
+    Picture and sound (LTX-2), a scene and its camera (TripoSplat); () for a single latent.
+    """
+    conds = getattr(denoiser.inner_model, "conds", None) or {}
+    entries = [
+        entry.get("model_conds", {}) for conds_of_one in conds.values() for entry in conds_of_one
+    ]
+    shapes = next((e["latent_shapes"].cond for e in entries if "latent_shapes" in e), ())
+    return tuple(prod(shape[1:]) for shape in shapes) if len(shapes) > 1 else ()
 
 
 def velocity_from_denoiser(denoiser: Callable, extra_args: dict) -> VelocityFn:

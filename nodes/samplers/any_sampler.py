@@ -136,16 +136,10 @@ def _find_levels(sampler: Sampler, x: Tensor, sigmas: Tensor) -> Levels:
     return levels
 
 
-def require_flow(model_sampling: Any) -> None:
-    """Raise InvalidInput unless the velocity follows from x and denoised data."""
-    if not flow.is_exploding_flow(model_sampling):
-        flow.require_linear_flow(model_sampling)
-
-
 def _quantity(model: Any, name: str) -> Quantity:
     model_sampling = flow.sampling_of(model)
     try:
-        require_flow(model_sampling)
+        flow.require_flow(model_sampling)
     except InvalidInput as e:
         raise LeftAlone(str(e)) from e
     return EXPLODING_VELOCITY if flow.is_exploding_flow(model_sampling) else quantity_for(name)

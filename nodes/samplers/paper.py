@@ -13,6 +13,7 @@ from ...sv_core import sampling
 from ...sv_core.schedules import split_index
 from ..checks import PAPER_SPLIT, require_grid, require_split
 from ..host import flow
+from ..host.exploding import on_linear_path, times
 
 
 @torch.no_grad()
@@ -33,18 +34,27 @@ def sample_stable_vs(
     """
     require_grid(sigmas)
     require_split(split)
-    flow.require_linear_flow(flow.sampling_of(model))
+    model_sampling = flow.sampling_of(model)
+    flow.require_flow(model_sampling)
     extra_args = extra_args or {}
     # The number of steps that begin at or above the split; the last ends on the first low node.
-    high = min(split_index(sigmas, split), len(sigmas) - 1)
+    high = min(split_index(times(model_sampling, sigmas), split), len(sigmas) - 1)
     if high:
         head = sigmas[: high + 1]
         x = flow.run_sampler(base, model, x, head, extra_args, callback, disable)
     low = sigmas[high:]
     if len(low) == 1:
         return x
-    report = flow.step_report(callback, first=high)
-    with tqdm(total=len(low) - 1, disable=disable) as bar:
+    return _stable_steps(model, x, low, extra_args, callback, disable, first=high, noise=noise)
+
+
+@on_linear_path
+def _stable_steps(
+    model: Callable, x: Tensor, ts: Tensor, extra_args: dict,
+    callback: Callable[[dict], None] | None, disable: bool | None, *, first: int, noise: float,
+) -> Tensor:  # fmt: skip
+    report = flow.step_report(callback, first)
+    with tqdm(total=len(ts) - 1, disable=disable) as bar:
 
         def after_call(i: int, x: Tensor, v: Tensor, t: Tensor) -> None:
             report(i, x, v, t)
@@ -52,11 +62,11 @@ def sample_stable_vs(
 
         velocity = flow.velocity_from_denoiser(model, extra_args)
         if noise == 0:  # the same steps with half the arithmetic and fewer tensors
-            return sampling.sample_euler(velocity, x, low, callback=after_call)
+            return sampling.sample_euler(velocity, x, ts, callback=after_call)
         return sampling.sample_stable(
             velocity,
             x,
-            low,
+            ts,
             noise=noise,
             noise_fn=flow.seeded_noise(model, extra_args),
             callback=after_call,

@@ -24,6 +24,7 @@ from ...sv_core.solvers import SOLVERS
 from ..calibration_file import Nodes, write_nodes
 from ..checks import require_grid
 from ..host import flow
+from ..host.exploding import on_linear_path
 from .plan import ADAPTIVE, CALIBRATED, DEFAULT_CALLS, FORECAST, ODE, SELF, Plan
 from .progress import CallTracker, Progress, StepTracker
 
@@ -126,6 +127,7 @@ def _report(plan: Plan, nodes: Sequence[int], steps: int) -> None:
 
 
 @torch.no_grad()
+@on_linear_path
 def sample_planned(
     model: Any,
     x: Tensor,
@@ -140,7 +142,6 @@ def sample_planned(
     plan = plan or Plan()
     require_grid(sigmas)
     plan.check()
-    flow.require_linear_flow(flow.sampling_of(model))
     if len(sigmas) == 1:
         return x
     patcher, steps = model.inner_model.model_patcher, len(sigmas) - 1
@@ -150,7 +151,8 @@ def sample_planned(
         total = len(grid) - 1
     else:
         options = {"nodes": choice.nodes or None, "tolerance": plan.tolerance}
-        sample = partial(sampling.sample_forecast, solver=SOLVERS[plan.solver], **options)
+        options |= {"solver": SOLVERS[plan.solver], "parts": flow.parts_of(model)}
+        sample = partial(sampling.sample_forecast, **options)
         grid, total = sigmas, len(choice.nodes) or None
     if progress is not None:
         progress.total = total
@@ -175,6 +177,7 @@ def fixed_calls(sigmas: Tensor) -> int:
 
 
 @torch.no_grad()
+@on_linear_path
 def sample_fixed(
     model: Callable,
     x: Tensor,
@@ -189,7 +192,6 @@ def sample_fixed(
     The host's bar counts steps there, so each call advances it up to the next call.
     """
     require_grid(sigmas)
-    flow.require_linear_flow(flow.sampling_of(model))
     if len(sigmas) == 1:
         return x
     steps, calls = len(sigmas) - 1, fixed_calls(sigmas)

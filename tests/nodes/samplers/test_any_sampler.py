@@ -280,4 +280,4 @@ def test_a_flow_kept_as_x0_plus_noise_takes_the_same_steps():
     """Cosmos-Predict2's form: its euler in sigma is another solver, but near at 40 steps."""
     assert flow.is_exploding_flow(comfy.model_sampling.COSMOS_RFLOW())
     assert not flow.is_exploding_flow(comfy.model_sampling.CONST())
-    any_sampler.require_flow(comfy.model_sampling.COSMOS_RFLOW())
+    flow.require_flow(comfy.model_sampling.COSMOS_RFLOW())

@@ -1,16 +1,20 @@
 """Fewer Calls behind every flow model that ComfyUI knows, each tiny, of the host's own classes."""
 
+import math
+from importlib import import_module
+
 import comfy.model_base
-import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import pytest
 import torch
 
 from tests.nodes import flow_families
-from tests.nodes.fewer_calls_runs import behind, sampler
+from tests.nodes.family_runs import FamilyRun
+from tests.nodes.fewer_calls_runs import behind
 from tests.nodes.flow_families import FAMILIES
-from tests.nodes.loaded_pack import flow
+from tests.nodes.loaded_pack import NAME, flow
+from tests.nodes.moded_flow import decibels, planned
 
 pytestmark = pytest.mark.inside
 
@@ -20,38 +24,9 @@ NO_NOISE = {"RT_DETR_v4", "SAM3", "SAM31", "DepthAnything3"}
 """Classes of the host that look at pictures and are never sampled."""
 
 
-class Run:
-    """A tiny model, and samples of it with and without the node."""
-
-    def __init__(self, name, seed=0):
-        self.tiny, self.model = FAMILIES[name], flow_families.build(name, seed)
-        self.calls = 0
-        self.model.model.diffusion_model.register_forward_hook(self._count)
-        self.latent = flow_families.latent(self.tiny)
-        self.noise = comfy.sample.prepare_noise(self.latent, 1)
-        self.sigmas = comfy.samplers.calculate_sigmas(
-            self.model.get_model_object("model_sampling"), "simple", STEPS
-        )
-
-    def _count(self, *args):
-        self.calls += 1
-
-    def sample(self, model, name="euler"):
-        """(the parts of the samples, calls of the network)."""
-        self.calls = 0
-        torch.manual_seed(0)  # ACE-Step's network drops out in ComfyUI 0.3.64, as in training
-        conds = [flow_families.conditioning(self.tiny, seed) for seed in (1, 2)]
-        with torch.inference_mode():
-            x = comfy.sample.sample_custom(
-                model, self.noise, 2.0, sampler(name), self.sigmas.clone(), *conds, self.latent,
-                disable_pbar=True, seed=1,
-            )  # fmt: skip
-        return (x.unbind() if getattr(x, "is_nested", False) else [x]), self.calls
-
-
 @pytest.fixture(params=KNOWN)
 def run(request):
-    return Run(request.param)
+    return FamilyRun(request.param, STEPS)
 
 
 def test_every_flow_model_of_the_host_is_in_the_table():
@@ -75,12 +50,61 @@ def sampling_type(kind):
 def test_it_is_known_by_its_name_and_half_of_its_calls_are_made(run):
     family = flow.family(run.model)
     assert family is not None and family.name == run.tiny.name
-    base, own = run.sample(run.model)
+    base, own = run.sample()
     assert own == STEPS
     for share, calls in ((1.0, STEPS), (0.5, STEPS // 2)):
         model, reports = behind(model=run.model, share=share)
-        made, asked = run.sample(model)
+        made, asked = run.sample(model=model)
         assert asked == calls and f"{calls} of {STEPS} calls" in reports[0], (share, asked, reports)
         for ours, theirs in zip(made, base, strict=True):
             assert ours.shape == theirs.shape and ours.isfinite().all()
             assert torch.equal(ours, theirs) == (share == 1.0), share
+
+
+NESTED = [name for name in KNOWN if flow_families.is_nested(FAMILIES[name])]
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_latents_in_one_row_are_forecast_each_on_its_own(name):
+    """Picture and sound: of every forecast, and of what decides about the next call."""
+    run = FamilyRun(name, 20)
+    sizes, rows = [], []
+
+    def sample_watched(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        sizes.append(flow.parts_of(model))
+        rows.append(x.shape)
+        return x
+
+    run.sample(comfy.samplers.KSAMPLER(sample_watched))
+    assert sizes == [tuple(math.prod(shape) for shape in run.tiny.shape)]
+    assert rows == [(1, 1, sum(sizes[0]))]
+    base = run.sample()[0]
+    for way in ("share", "adaptive"):
+        model, reports = behind(way, model=run.model)
+        made, calls = run.sample(model=model)
+        assert calls == 10 if way == "share" else calls <= 20, reports
+        near = [decibels(ours, theirs) for ours, theirs in zip(made, base, strict=True)]
+        assert min(near) > 15, (way, near)
+    made = run.sample(planned(mode="adaptive", tolerance=0.02, solver="euler"))[0]
+    assert min(decibels(ours, theirs) for ours, theirs in zip(made, base, strict=True)) > 15
+
+
+def test_a_small_latent_in_a_row_is_not_lost_beside_a_large_one():
+    """The calls that a part needs are made, however few of the row's numbers it has."""
+    sampling = import_module(".sv_core.sampling", NAME)
+    ts = torch.linspace(1, 0, 21)
+
+    def velocity(x, t):
+        v = torch.full_like(x, 100.0)
+        v[..., -4:] = torch.sin(9 * t)
+        return v
+
+    def calls(parts):
+        seen = []
+        sampling.sample_forecast(
+            velocity, torch.zeros(1, 1, 4004), ts, tolerance=0.02, parts=parts,
+            callback=lambda k, x, v, t: seen.append(k),
+        )  # fmt: skip
+        return len(seen)
+
+    assert calls((4000, 4)) > calls(())
