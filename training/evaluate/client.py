@@ -69,9 +69,10 @@ class Comfy:
     def queue(self, prompt: dict) -> str:
         """The id under which a prompt is queued. Raises RunFailed with the reasons."""
         try:
-            answer = json.loads(self._ask("/prompt", {"prompt": prompt, "client_id": self.name}))
+            data = self._ask("/prompt", {"prompt": prompt, "client_id": self.name})
         except urllib.error.HTTPError as e:
-            answer = json.loads(e.read() or b"{}")
+            data = e.read()
+        answer = _object(data)
         reasons = _reasons(answer)
         if reasons or "prompt_id" not in answer:
             error = answer.get("error") or "no reason given"
@@ -113,6 +114,15 @@ class Comfy:
             return self._ask(f"/view?{urllib.parse.urlencode(names)}")
         except urllib.error.HTTPError as e:
             raise Unavailable(f"ComfyUI no longer has the picture {names['filename']}") from e
+
+
+def _object(data: bytes) -> dict:
+    """A JSON object; what a proxy or an error page says instead is none."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _reasons(answer: dict) -> list[str]:

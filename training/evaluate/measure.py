@@ -199,8 +199,10 @@ def _tune(work: Work, row: Row, own: int, target: int, tries: int) -> Method | s
     return replace(method, settings={rival.knob: best})
 
 
-def expected_calls(method: Method, own: int) -> float:
-    return own * (method.settings["ratio"] if method.kind in (CONVERGED, STEPS) else method.share)
+def expected_calls(method: Method, own: int) -> int:
+    """About how many calls one of its runs makes, for the time left."""
+    share = method.settings["ratio"] if method.kind in (CONVERGED, STEPS) else method.share
+    return max(1, round(own * share))
 
 
 def run_all(work: Work, methods: Sequence[Method], own: int) -> dict[str, str]:
@@ -214,7 +216,8 @@ def run_all(work: Work, methods: Sequence[Method], own: int) -> dict[str, str]:
     failed: dict[str, str] = {}
     total = sum(expected_calls(row.method, own) for row in rows)
     at = sum(expected_calls(row.method, own) for row in done)
-    with tqdm(total=round(total), initial=round(at), unit="call", smoothing=0.05) as bar:
+    shown = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    with tqdm(total=total, initial=at, smoothing=0.05, bar_format=shown) as bar:
         for row in rows:
             if row in done or row.method.key in failed:
                 continue

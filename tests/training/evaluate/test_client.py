@@ -64,6 +64,9 @@ def test_a_refused_workflow_says_which_node_and_why(comfy):
     ANSWERS["/prompt"] = 400, {"error": {"message": "Prompt has no outputs"}, "node_errors": {}}
     with pytest.raises(RunFailed, match="Prompt has no outputs"):
         comfy.run({})
+    ANSWERS["/prompt"] = 502, b"<html>bad gateway"
+    with pytest.raises(RunFailed, match="no reason given"):
+        comfy.run({})
 
 
 def test_a_run_that_fails_says_the_node_s_sentence(comfy):
