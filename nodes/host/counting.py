@@ -1,7 +1,7 @@
 """Counts what a MODEL's network really does while it is sampled, whatever stands before it.
 
 A cache that leaves out the network, or its blocks, leaves this counter where it is: it listens to
-the network's last block itself.
+the network's last block itself or, where blocks cannot be heard, behind all of its wrappers.
 """
 
 import time
@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 KEY = "stable_velocity_count_calls"
+BLOCK, FORWARD = "block", "forward"
 COND = 0
 """How the host marks the positive condition in ``cond_or_uncond``."""
 
@@ -66,7 +67,7 @@ def _wait_for(x: Any) -> None:
 
 def last_block(network: nn.Module) -> nn.Module | None:
     """The last block of the longest list of blocks in a network; None where there is no list."""
-    lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len(m)]
     return max(lists, key=len)[-1] if lists else None
 
 
@@ -75,7 +76,10 @@ class Counter:
 
     def __init__(self, tell: Callable[[str], None]):
         self.counts, self._tell = Counts(), tell
-        self._ran_block = self._has_blocks = False
+        self._heard: set[str] = set()
+        """Of one call of the network, which signals were heard."""
+        self._signals: set[str] = set()
+        """Those that were heard in this run."""
 
     def attach(self, model: Any) -> Any:
         """A clone of the MODEL with them. Put it behind every cache: it must be the innermost."""
@@ -84,6 +88,7 @@ class Counter:
             (WrappersMP.OUTER_SAMPLE, self._around_sampling),
             (WrappersMP.PREDICT_NOISE, self._around_call),
             (WrappersMP.APPLY_MODEL, self._around_network),
+            (WrappersMP.DIFFUSION_MODEL, self._inside_network),
         ):
             model.add_wrapper_with_key(where, KEY, wrapper)
         return model
@@ -91,7 +96,7 @@ class Counter:
     def _around_sampling(self, executor: Any, *args: Any, **options: Any) -> Tensor:
         block = last_block(executor.class_obj.model_patcher.model.diffusion_model)
         hook = block.register_forward_pre_hook(self._note_block) if block is not None else None
-        self._has_blocks = False
+        self._signals.clear()
         began = time.perf_counter()
         try:
             x = executor(*args, **options)
@@ -105,7 +110,12 @@ class Counter:
             self._tell(self.counts.in_words())
 
     def _note_block(self, *_: Any) -> None:
-        self._ran_block = self._has_blocks = True
+        self._heard.add(BLOCK)
+
+    def _inside_network(self, executor: Any, *args: Any, **options: Any) -> Any:
+        """The innermost wrapper: a cache before it does not call it when it leaves out."""
+        self._heard.add(FORWARD)
+        return executor(*args, **options)
 
     def _around_call(self, executor: Any, *args: Any, **options: Any) -> Tensor:
         before, began = self.counts.evaluations, time.perf_counter()
@@ -116,10 +126,12 @@ class Counter:
         return x
 
     def _around_network(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **options: Any):
-        self._ran_block = False
+        self._heard.clear()
         result = executor(x, t, *args, **options)
-        # A compiled network has no hooks: then every time it is asked counts.
-        if self._ran_block or not self._has_blocks:
+        self._signals |= self._heard
+        # A compiled network's blocks are not heard, and not every network has wrappers.
+        best = next((signal for signal in (BLOCK, FORWARD) if signal in self._signals), None)
+        if best is None or best in self._heard:
             marks = _transformer_options(args, options).get("cond_or_uncond", [COND])
             self.counts.cond += sum(mark == COND for mark in marks)
             self.counts.uncond += sum(mark != COND for mark in marks)

@@ -15,7 +15,7 @@ Place = Callable[[tuple[float, float]], tuple[float, float]]
 
 def families(report: dict) -> dict[str, Points]:
     """(calls, dB to the original) of each family, in the order of calls."""
-    kinds = {m["key"]: m["node"] or m["name"].rsplit(" ", 1)[0] for m in report["methods"]}
+    kinds = {m["key"]: m["node"] or _family(m) for m in report["methods"]}
     skipped = {m["key"] for m in report["methods"] if m["kind"] in ("original", "converged")}
     found: dict[str, Points] = {}
     for s in report["summary"]:
@@ -23,6 +23,11 @@ def families(report: dict) -> dict[str, Points]:
         if s["method"] not in skipped and near is not None:
             found.setdefault(kinds[s["method"]], []).append((s["calls"], near))
     return {name: sorted(points) for name, points in found.items()}
+
+
+def _family(method: dict) -> str:
+    """Its name without the share."""
+    return method["name"] if method["kind"] == "paper" else method["name"].rsplit(" ", 1)[0]
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

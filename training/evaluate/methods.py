@@ -10,16 +10,20 @@ from sv_core.errors import InvalidInput
 
 from .graph import Info, Picture, Place, Prompt, input_types
 from .steps import Grid, longest, scaled
-from .surgery import OURS, behind_models, measured, share_settings, with_paper_grid, with_values
+from .surgery import (
+    OURS,
+    PAPER_SHARE,
+    behind_models,
+    measured,
+    share_settings,
+    with_paper_grid,
+    with_values,
+)
 from .texts import seed_values
 from .widgets import default_of, inputs_of, is_widget, options_of, type_of
 
 ORIGINAL, CONVERGED, FEWER, STEPS, RIVAL = "original", "converged", "ours", "steps", "rival"
 PAPER = "paper"
-
-
-PAPER_SHARE = 2 / 3
-"""Of the calls, for the time left: 20 of 30 at shift 3, which other grids miss by little."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from importlib import import_module
 
-import comfy.model_patcher
+import comfy.samplers
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from comfy_extras.nodes_easycache import LazyCacheNode
 
 from tests.nodes.fewer_calls_runs import GRID20, behind, sampler
@@ -76,6 +76,42 @@ def test_a_cache_inside_the_network_that_leaves_out_its_blocks_is_seen():
     inside = sum(0.3 < float(s) < 0.6 for s in GRID20[:-1])
     assert inside and counts.calls == 20 - inside
     assert not any(block._forward_pre_hooks for block in network.blocks)
+
+
+class Wrapped(torch.nn.Module):
+    """An exact flow without blocks, behind the host's wrappers of a network."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow, self.config, self.pos_embed, self.blocks = flow, flow.config, flow.pos_embed, []
+
+    def forward(self, x, t, *args, transformer_options=None, **options):
+        options_of_run = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options_of_run)
+        return WrapperExecutor.new_executor(self._forward, wrappers).execute(
+            x, t, transformer_options=options_of_run
+        )
+
+    def _forward(self, x, t, **options):
+        return self.flow.forward(x, t)
+
+
+def test_where_no_block_is_heard_a_cache_before_the_network_is_seen_all_the_same():
+    patcher = make_model()
+    patcher.model.diffusion_model = Wrapped(patcher.model.diffusion_model)
+    last = []
+
+    def cache(executor, x, t, *args, **options):
+        if not 0.3 < float(t[0]) < 0.6:
+            last[:] = [executor(x, t, *args, **options)]
+        return last[0]
+
+    cached = patcher.clone()
+    cached.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cache", cache)
+    model, counts, _ = counted(cached)
+    sample(sampler("euler"), GRID20, model=model)
+    inside = sum(0.3 < float(s) < 0.6 for s in GRID20[:-1])
+    assert inside and counts.calls == 20 - inside
 
 
 def test_with_guidance_both_conditions_are_told_apart():

@@ -48,6 +48,7 @@ def test_the_paper_s_grid_by_name_or_by_link():
     schedules["KSampler"]["input"]["required"]["scheduler"][1]["options"].append("regime_split")
     made = surgery.with_paper_grid(prompt(), schedules, ["5"])
     assert made is not None and made["5"]["inputs"]["scheduler"] == "regime_split"
+    assert made["5"]["inputs"]["steps"] == 13, "the drop-down makes the steps that it is told"
     assert surgery.with_paper_grid(prompt(), INFO, ["5"]) is None, "it is not in the drop-down"
     custom = schedules | {"SamplerCustom": {"input": {}}, "RegimeSplitSigmas": {"input": {}}}
     p = prompt()
