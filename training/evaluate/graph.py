@@ -122,9 +122,9 @@ def find_picture(prompt: Prompt, info: Info, wanted: str | None = None) -> Pictu
     sampled = [end for end in found if samplers_of(prompt, end[1][0])]
     if not sampled:
         names = ", ".join(sorted({n["class_type"] for n in prompt.values()}))
-        what = f"node {wanted}" if wanted else "no node of the workflow that saves or shows it"
+        what = f"node {wanted} is not" if wanted else "no node that saves or shows a picture is"
         raise InvalidInput(
-            f"{what} is behind one of the samplers {', '.join(SAMPLERS)}, so there is nothing to "
+            f"{what} behind one of the samplers {', '.join(SAMPLERS)}, so there is nothing to "
             f"measure (its nodes: {names})"
         )
 

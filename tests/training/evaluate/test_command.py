@@ -62,7 +62,7 @@ def test_the_same_words_again_do_nothing_twice_and_others_are_refused(files, cap
         (["--seeds", "1", "1"], "--seeds must be different numbers"),
         (["--layout", "geneval"], "GenEval's layout needs"),
         (["--text", "9.text"], "9.text is no NODE.INPUT"),
-        (["--picture", "9"], "node 9 is behind one of the samplers"),
+        (["--picture", "9"], "node 9 is not behind one of the samplers"),
         (["--rival", "Nope:x"], "no node Nope"),
         (["--lpips", "nowhere"], "there is no checkpoint"),
     ],

@@ -44,7 +44,7 @@ def test_without_a_sampler_there_is_nothing_to_measure():
     p["6"]["inputs"].pop("samples")
     with pytest.raises(InvalidInput, match=r"nothing to measure.*VAEDecode"):
         find_picture(p, INFO)
-    with pytest.raises(InvalidInput, match="node 99 is behind"):
+    with pytest.raises(InvalidInput, match="node 99 is not behind"):
         find_picture(prompt(), INFO, "99")
 
 
