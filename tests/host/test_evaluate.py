@@ -142,7 +142,7 @@ def asked(server: Server, tmp_path: Path) -> list[str]:
     return [
         *("graph", str(tmp_path / "flow.json"), str(tmp_path / "words.txt")),
         *("--out", str(tmp_path / "report"), "--comfy", server.url, "--seeds", "3"),
-        *("--shares", "1/2", "--converged", "20", "--tries", "2"),
+        *("--shares", "1/2", "--converged", "20", "--tries", "1"),
     ]
 
 
