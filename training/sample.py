@@ -8,6 +8,7 @@ function of the seed, its number and the batch size alone.
 
 import argparse
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,10 @@ from .sampling.parts import (
     remove_parts,
     write_part,
 )
+
+
+MOST = 10_000_000
+"""The most pictures, steps, and pictures at a time."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,9 +82,9 @@ def parse_classes(text: str, count: int) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InvalidInput(f"--classes wants numbers such as 0-9,207, got {text!r}")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(first), min(int(last or first), count) + 1)  # one too many is refused
     wrong = [c for c in found if c >= count]
     if wrong or not found:
         raise InvalidInput(f"the network has classes 0 to {count - 1}, --classes {text} is outside")
@@ -97,8 +102,10 @@ def make_order(options: argparse.Namespace, sit: SiTConfig) -> Order:
     usual = 1 if sampler == MEANFLOW else 50
     steps = usual if options.steps is None else options.steps
     for name, value in (("n", options.n), ("steps", steps), ("batch", options.batch)):
-        if value < 1:
-            raise InvalidInput(f"--{name} must be at least 1, got {value}")
+        if not 1 <= value <= MOST:
+            raise InvalidInput(f"--{name} must be a number from 1 to {MOST}, got {value}")
+    if not math.isfinite(options.guidance):
+        raise InvalidInput(f"--guidance must be a finite number, got {options.guidance:g}")
     if not 0 < options.shift < float("inf"):
         raise InvalidInput(f"--shift must be a positive number, got {options.shift:g}")
     low, high = options.interval
@@ -131,6 +138,11 @@ def open_studio(options: argparse.Namespace) -> Studio:
     backbone.model.to(device)
     kind = backbone.latent.kind
     if kind == "pixels":
+        if backbone.latent.channels not in (1, 3):
+            raise InvalidInput(
+                f"{options.checkpoint} makes {backbone.latent.channels} channels, and a picture "
+                f"has 1 or 3"
+            )
         if options.vae:
             raise InvalidInput(f"{options.checkpoint} makes pixels: leave out --vae")
         return Studio(backbone, lambda images: images, options.precision == "bf16")

@@ -27,17 +27,20 @@ def knob(
     *,
     choices: Iterable[object] = (),
     low: float | None = None,
+    high: float | None = None,
     unit: str = "",
     example: object = None,
 ) -> Any:
     """A field of a configuration: its default and, for people, its meaning, unit and an example.
 
-    ``choices`` are its allowed values, ``low`` is its least value.
+    ``choices`` are its allowed values, ``low`` its least and ``high`` its largest value; of whole
+    numbers that is MANY, when it is not given.
     """
     metadata = {
         "help": help,
         "choices": tuple(choices),
         "low": low,
+        "high": high,
         "unit": unit,
         "example": example,
     }
@@ -48,6 +51,10 @@ def knob(
 
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 """What the values of a type are called."""
+
+
+MANY = 10**9
+"""The largest whole number of a key, such as a number of steps: more is a mistake."""
 
 
 def _have(choices: Iterable[object]) -> str:
@@ -77,6 +84,11 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
     low = knob.get("low")
     if low is not None and not value >= low:
         raise InvalidInput(f"{key} must be at least {low}, got {value}")
+    high = knob.get("high") or (MANY if kind is int else None)
+    if high is not None and not value <= high:
+        raise InvalidInput(f"{key} must be at most {high}, got {value}")
+    if kind is str and "\0" in value:
+        raise InvalidInput(f"{key} must be a text without NUL characters, got {value!r}")
     return value
 
 
@@ -104,7 +116,7 @@ def override(table: dict[str, Any], assignment: str) -> None:
     """Put one ``dotted.key=value`` into the table; a value that is no TOML is a bare word."""
     key, equals, text = assignment.partition("=")
     *path, name = key.strip().split(".")
-    if not equals or not all([*path, name]):
+    if not equals or not all([*path, name]) or len(path) > 9:
         raise InvalidInput(f"--set wants key=value, such as optim.lr=1e-4, got {assignment!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]

@@ -26,6 +26,7 @@ class PrepareConfig:
         "The side of the square, or of the square that has a bucket's area.",
         unit="pixels",
         low=8,
+        high=16_384,
         example=1024,
     )
     buckets: str = knob(
@@ -37,7 +38,11 @@ class PrepareConfig:
         32, "The multiple of which a bucket's sides are.", unit="pixels", low=1, example=64
     )
     max_aspect: float = knob(
-        2.0, "The largest ratio of a bucket's long side to its short one.", low=1, example=2.0
+        2.0,
+        "The largest ratio of a bucket's long side to its short one.",
+        low=1,
+        high=1000,
+        example=2.0,
     )
     channels: int = knob(3, "1 for grey pictures, which have no VAE; 3 for colour.", choices=[1, 3])
     vae: str | None = knob(

@@ -1,10 +1,18 @@
 """Checks between the keys of a configuration, and bounds that a field cannot state."""
 
+import math
 from typing import Any
 
 from sv_core.errors import InvalidInput
 
-from .schema import ComfyConfig, Config, MeanFlowConfig, ModelConfig
+from .schema import (
+    ComfyConfig,
+    Config,
+    LoraConfig,
+    MeanFlowConfig,
+    ModelConfig,
+    ObjectiveConfig,
+)
 
 
 def _check(config: Config) -> None:
@@ -43,8 +51,50 @@ def _check(config: Config) -> None:
             f"align.encoders = {', '.join(align.encoders)} needs features, which only a cache "
             f"has: set data.cache to one that training.prepare made with an encoder"
         )
+    _check_lora(config)
+    _check_timesteps(objective)
     _check_comfy(config)
     _check_meanflow(config)
+
+
+def _check_lora(config: Config) -> None:
+    """Check [lora] against the rest, and its numbers. Raises InvalidInput."""
+    lora = config.lora
+    if lora.rank is None:
+        for name, value in vars(LoraConfig()).items():
+            if getattr(lora, name) != value:
+                raise InvalidInput(
+                    f"lora.{name} is for a LoRA, and without lora.rank all weights are trained: "
+                    f"set lora.rank, such as 16, or leave out [lora]"
+                )
+        return
+    if config.objective.kind != "meanflow" and not (
+        config.model.checkpoint or config.comfy.checkpoint
+    ):
+        raise InvalidInput(
+            "lora.rank trains changes of a network that is kept as it is, and there is none: set "
+            "model.checkpoint or comfy.checkpoint, or leave out [lora] to train all weights"
+        )
+    if lora.alpha is not None and not 0 < lora.alpha < float("inf"):
+        raise InvalidInput(
+            f"lora.alpha = {lora.alpha:g} would make every change alpha / rank B A nothing, or "
+            f"infinite: leave it out, or set a number such as lora.rank"
+        )
+    for pattern, rank in lora.ranks.items():
+        if not (0 <= rank <= 100_000 and rank == int(rank)):
+            raise InvalidInput(
+                f"lora.ranks: the rank of {pattern!r} must be a whole number from 0 to 100000, got "
+                f"{rank:g}"
+            )
+
+
+def _check_timesteps(objective: ObjectiveConfig) -> None:
+    """Check that the distribution of t is one, and has times in the span. Raises InvalidInput."""
+    key = "objective.timestep_params"
+    for name, value in objective.timestep_params.items():
+        if not math.isfinite(value) or (name in ("std", "shift") and value <= 0):
+            kind = "a positive number" if name in ("std", "shift") else "a number"
+            raise InvalidInput(f"{key}.{name} must be {kind}, got {value:g}")
 
 
 def _check_meanflow(config: Config) -> None:

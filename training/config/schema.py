@@ -34,6 +34,7 @@ class ModelConfig:
         "The side of the square that becomes one token.",
         unit="latent cells",
         low=1,
+        high=4096,
         example=2,
     )
     hidden_size: int | None = knob(
@@ -41,9 +42,12 @@ class ModelConfig:
         "The width of a token in the transformer; a multiple of num_heads.",
         unit="channels",
         low=4,
+        high=100_000,
         example=384,
     )
-    depth: int | None = knob(None, "How many transformer blocks there are.", low=1, example=12)
+    depth: int | None = knob(
+        None, "How many transformer blocks there are.", low=1, high=1000, example=12
+    )
     num_heads: int | None = knob(None, "The attention heads of a block.", low=1, example=6)
 
 
@@ -255,10 +259,14 @@ class LoraConfig:
         None,
         "The rank of the change B A of every chosen layer. Unset: all weights are trained.",
         low=1,
+        high=100_000,
         example=16,
     )
     alpha: float | None = knob(
-        None, "The change is alpha / rank B A. Unset, alpha is the rank.", low=0, example=16.0
+        None,
+        "The change is alpha / rank B A; above 0. Unset, alpha is the rank.",
+        low=0,
+        example=16.0,
     )
     dropout: float = knob(
         0.0,
@@ -346,7 +354,9 @@ class OptimConfig:
         low=1,
         example=4,
     )
-    lr: float = knob(1e-4, "The learning rate after the warm-up; above 0.", low=0, example=2e-3)
+    lr: float = knob(
+        1e-4, "The learning rate after the warm-up; above 0.", low=0, high=1e6, example=2e-3
+    )
     schedule: str = knob(
         "constant",
         "What the learning rate does after the warm-up: it stays, or it falls to 0 as a cosine.",
@@ -376,7 +386,7 @@ class RunConfig:
     out: str = knob(
         "runs/latest", "The folder that everything is written to.", example="runs/flux_lora"
     )
-    seed: int = knob(0, "The seed of everything that is drawn.", example=1)
+    seed: int = knob(0, "The seed of everything that is drawn.", low=0, high=2**63 - 1, example=1)
     device: str = knob(
         "auto",
         "What computes; auto is a GPU where there is one.",
@@ -403,6 +413,7 @@ class RunConfig:
         "How long a process waits for a sign of another one before the run ends.",
         unit="seconds",
         low=1,
+        high=1e7,
         example=600.0,
     )
     vae: str | None = knob(

@@ -37,6 +37,9 @@ INDEX = "index.json"
 SKIPPED = "skipped.txt"
 LATENTS = "latents"
 MASKS = "masks"
+OPTIONAL = ("others", "repeats", "masks")
+MOST_PIXELS = 16_384
+"""The longest side of a picture, and the most frames of a video."""
 REMEDY = "run training.prepare again with --verify, which makes it anew"
 
 
@@ -219,6 +222,8 @@ class CacheFolder:
                 problem = f"from another {what} than the rest of the cache"
             elif not shard.covers(pictures):
                 problem = "of other pictures than the rest of the cache"
+            elif kind == LATENTS and pictures and shard.data.shape[1:3] != self._form():
+                problem = "of another shape than the index says"
             if problem:
                 raise InvalidInput(
                     f"{self.shard(kind, number)} is {problem}: remove it and run "
@@ -284,6 +289,10 @@ class CacheFolder:
             return self.index.settings["vae"]
         return self.index.features[kind].fingerprint
 
+    def _form(self) -> tuple[int, int]:
+        """The axes of latents that are the same in all buckets."""
+        return (self.index.views, self.index.latent.channels)
+
     def _has(self, kind: str, number: int, pictures: list[int]) -> bool:
         with suppress(InvalidInput):
             shard = self.read(kind, number)
@@ -302,17 +311,47 @@ def _read_index(cache: Path) -> Index:
         table["features"] = {k: FeatureSpec(**v) for k, v in table["features"].items()}
         if table.get("text"):
             table["text"] = TextSpec(**table["text"])
-        return Index(**table)
+        index = Index(**table)
+        _require_sound(index)
+        return index
     except OSError:
         raise InvalidInput(
             f"{cache} is no latent cache, it has no {INDEX}: make one with "
             f"python -m training.prepare IMAGES {cache}"
         ) from None
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (
+        KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError,
+        RecursionError, _Unsound,
+    ) as e:  # fmt: skip
         raise InvalidInput(
             f"{cache / INDEX} is damaged or of something else ({type(e).__name__}: {e}): "
             f"prepare the cache again in another folder"
         ) from e
+
+
+class _Unsound(Exception):
+    """An index contradicts itself."""
+
+
+def _require_sound(index: Index) -> None:
+    """Check that columns are as long as each other and name what there is. Raises _Unsound."""
+    n, conditions = len(index.paths), range(len(index.conditions))
+    for name in ("sizes", "mtimes", "condition", "held_out", "bucket", *OPTIONAL):
+        length = len(getattr(index, name))
+        if length != n and not (name in OPTIONAL and length == 0):
+            raise _Unsound(f"{name} has {length} entries for {n} pictures")
+    named = {*index.condition, *(c for others in index.others for c in others)}
+    if not all(type(c) is int and c in conditions for c in named):
+        raise _Unsound("a picture has a condition that is not there")
+    if not all(type(b) is int and -1 <= b < len(index.buckets) for b in set(index.bucket)):
+        raise _Unsound("a picture is in a bucket that is not there")
+    sides = {side for bucket in index.buckets for side in bucket}
+    if not all(type(side) is int and 1 <= side <= MOST_PIXELS for side in sides):
+        raise _Unsound(f"a bucket has a side that is not from 1 to {MOST_PIXELS}")
+    if not all(type(k) is int and k > 0 for k in set(index.repeats)):
+        raise _Unsound("a picture is repeated a number of times that is none")
+    if not all(isinstance(x, str) for x in (*index.paths, *index.conditions)):
+        raise _Unsound("a path or a condition is no text")
 
 
 def share_of(path: str) -> float:

@@ -3,15 +3,20 @@
 import functools
 import inspect
 
+import torch
+
 from sv_core.errors import InvalidInput
 from sv_core.objective import Objective
-from sv_core.timesteps import TIMESTEPS, within
+from sv_core.timesteps import TIMESTEPS, TimestepFn, within
 
 from ..config.schema import MeanFlowConfig, ObjectiveConfig
 from ..networks.base import Backbone
 from .base import Criterion, Setup, Trained
 from .meanflow import MeanFlow
 from .velocity import Velocity
+
+TRIES = 20_000
+"""How many times are drawn to see whether any can be."""
 
 
 def build_criterion(
@@ -45,5 +50,17 @@ def build_objective(config: ObjectiveConfig, backbone: Backbone) -> Objective:
     draw = functools.partial(draw, **params)
     low, high = config.span or backbone.span
     if (low, high) != (0.0, 1.0):
+        _require_draws(draw, low, high, f"{name} {params or ''}".strip())
         draw = functools.partial(within, draw=draw, low=low, high=high)
     return Objective(timesteps=draw, threshold=config.threshold)
+
+
+def _require_draws(draw: TimestepFn, low: float, high: float, name: str) -> None:
+    """Raise InvalidInput when fewer than one draw in a thousand is in the span."""
+    t = draw(TRIES, torch.Generator().manual_seed(0))
+    inside = int(((t >= low) & (t <= high)).sum())
+    if inside * 1000 < TRIES:
+        raise InvalidInput(
+            f"of {TRIES} times that objective.timesteps = {name} draws, {inside} are between "
+            f"{low:g} and {high:g}: change objective.span, or take timesteps = uniform"
+        )
