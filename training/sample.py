@@ -37,7 +37,6 @@ from .sampling.parts import (
     write_part,
 )
 
-
 MOST = 10_000_000
 """The most pictures, steps, and pictures at a time."""
 

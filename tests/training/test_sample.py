@@ -162,7 +162,7 @@ def test_refusals_are_one_sentence(checkpoint, tmp_path, capsys):
     assert "there is no checkpoint" in refused(file=tmp_path / "none.safetensors")
     assert "classes 0 to 2" in refused("--classes", "3")
     assert "wants numbers" in refused("--classes", "cat")
-    assert "--n must be at least 1" in refused("--n", "0")
+    assert "--n must be a number from 1 to" in refused("--n", "0")
     assert "--interval wants" in refused("--interval", "0.9", "0.1")
     assert "--shift must be" in refused("--shift", "0")
     assert "low_steps" in refused("--sampler", "stable", "--low-steps", "9")

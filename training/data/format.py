@@ -222,7 +222,7 @@ class CacheFolder:
                 problem = f"from another {what} than the rest of the cache"
             elif not shard.covers(pictures):
                 problem = "of other pictures than the rest of the cache"
-            elif kind == LATENTS and pictures and shard.data.shape[1:3] != self._form():
+            elif kind == LATENTS and shard.rows and shard.data.shape[1:3] != self._form():
                 problem = "of another shape than the index says"
             if problem:
                 raise InvalidInput(

@@ -116,3 +116,38 @@ def test_shares_of_paths_are_even_and_each_path_s_own():
 def test_skipped_pictures_are_listed_with_their_reasons(folder):
     folder.list_skipped({"3": "cut short", "0": "no picture"})
     assert (folder.path / "skipped.txt").read_text() == "0.png\tno picture\n3.png\tcut short\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"condition": [2] * 7}, "a condition that is not there"),
+        ({"condition": [-1] * 7}, "a condition that is not there"),
+        ({"others": [[0]] * 6 + [[9]]}, "a condition that is not there"),
+        ({"bucket": [2] * 7}, "a bucket that is not there"),
+        ({"buckets": [(8, 8), (60_000, 60_000)]}, "a side that is not from 1 to 16384"),
+        ({"held_out": [0]}, "held_out has 1 entries for 7 pictures"),
+        ({"repeats": [0] * 7}, "repeated a number of times that is none"),
+        ({"conditions": ["a", 5]}, "no text"),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_refused(folder, changes, words):
+    folder.update(**changes)
+    with pytest.raises(InvalidInput, match=rf"is damaged or of something else .*{words}"):
+        CacheFolder.open(folder.path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": 1}', "[]", "7", '{"format": 1, "x": 2}']
+)
+def test_an_index_that_is_none_is_refused(folder, text):
+    (folder.path / "index.json").write_text(text)
+    with pytest.raises(InvalidInput, match="damaged or of something else"):
+        CacheFolder.open(folder.path)
+
+
+def test_latents_of_another_shape_than_the_index_says_are_refused(folder):
+    data = torch.zeros(1, 1, 2, 2, 2, dtype=torch.uint8)  # two channels
+    folder.write(LATENTS, 1, Shard(data, "pixels", [6], {}, {}))
+    with pytest.raises(InvalidInput, match=r"latents-00001.* is of another shape"):
+        folder.read_all(LATENTS, [rows for _, rows in folder.index.shards()])

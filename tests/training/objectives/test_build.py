@@ -69,3 +69,13 @@ def test_the_kind_decides_what_interval_the_network_is_asked_about(tiny, kind):
     assert (r <= t).all()
     inside = float((r < t).double().mean())
     assert inside == (pytest.approx(0.75, abs=0.08) if kind == "meanflow" else 0)
+
+
+@pytest.mark.parametrize(
+    ("span", "params"), [((0.9, 1.0), {"std": 0.001}), ((0.0, 1e-9), {}), ((0.5, 0.5000001), {})]
+)
+def test_a_span_that_no_time_is_drawn_in_is_refused(span, params):
+    """Drawing until there are enough would never end."""
+    config = replace(AUTO, timesteps="logit_normal", timestep_params=params, span=span)
+    with pytest.raises(InvalidInput, match=r"of 20000 times that .*logit_normal.* draws, 0 are"):
+        build_objective(config, network())

@@ -16,10 +16,14 @@ from sv_core.latent import pixels
 from sv_core.models.sit import SiTConfig
 from sv_core.models.sit_file import from_checkpoint
 from training import files
+from training.config.load import dump
 from training.data.dataset import load as load_data
+from training.engine.distributed import Processes
 from training.networks.sit import build, load
+from training.run import checkpoint
 from training.run.folder import RunFolder
 from training.run.loop import train
+from training.run.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -127,3 +131,58 @@ def test_a_truncated_checkpoint(saved, tmp_path, suffix, share):
     with pytest.raises(InvalidInput, match="damaged or cut short") as caught:
         load(cut)
     assert "\n" not in str(caught.value)
+
+
+def test_no_path_of_this_machine_travels_with_the_weights(tiny, tmp_path):
+    run = replace(tiny.run, out=str(tmp_path / "secret" / "run"), vae="C:\\secret\\vae.safetensors")
+    data = replace(tiny.data, cache="/home/secret/cache/")
+    config = checkpoint.shareable(replace(tiny, run=run, data=data))
+    assert "secret" not in dump(config)
+    assert (config.run.out, config.run.vae) == ("run", "vae.safetensors")
+    assert config.data.cache == "cache" and config.model.checkpoint is None
+    paths = [k for s in vars(config).values() for k, v in vars(s).items() if isinstance(v, str)]
+    assert paths  # and those of the file itself:
+    short = replace(tiny, optim=replace(tiny.optim, steps=1))
+    outcome = train(replace(short, run=replace(tiny.run, out=str(tmp_path / "secret" / "run"))))
+    assert "secret" not in files.read_weights(outcome.weights)[1]["training_config"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda s: s["model"].popitem(), r"model\..* is not there"),
+        (lambda s: s.update(model={}), r"model\..* is not there"),
+        (lambda s: s.update(averages=[]), "is not one of this run"),
+        (lambda s: s["averages"][0].update(x=torch.ones(1)), r"averages\.x is \(1,\)"),
+        (
+            lambda s: s["model"].update({k: torch.ones(1) for k in s["model"]}),
+            r"is \(1,\), and the",
+        ),
+        (lambda s: s["bank"].update(items=torch.ones(1)), r"bank\.items is \(1,\)"),
+        (lambda s: s.update(optimizer={}), "is not one of this run"),
+        (lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.ones(1)), "exp_avg is"),
+        (lambda s: s["optimizer"].update(param_groups=[]), "of another network"),
+        (lambda s: s["optimizer"]["state"].update({999: {}}), "is not one of this run"),
+        (lambda s: s.update(step="3"), "step or data"),
+        (lambda s: s.update(data=None), "step or data"),
+    ],
+)
+def test_a_state_with_other_tensors_is_refused_and_never_broadcast(tiny, saved, damage, words):
+    folder = RunFolder(saved)
+    tree = folder.read_state()
+    damage(tree)
+    manifest = folder.states.verify(3)
+    tree_step = {**tree, "step": 3}
+    folder.states.write_manifest(replace(manifest, state=folder.states.write_state(tree_step)))
+    if tree["step"] != 3:
+        with pytest.raises(InvalidInput, match=words):
+            checkpoint.require_fitting(tiny, _state(tiny), tree)
+        return
+    longer = replace(tiny, optim=replace(tiny.optim, steps=4))
+    with pytest.raises(InvalidInput, match=words) as caught:
+        train(longer, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def _state(config) -> TrainState:
+    return TrainState(config, load_data(config.data), Processes(config.run))
