@@ -4,6 +4,8 @@ import pytest
 
 from tests.campaign.__main__ import parts
 from tests.campaign.counts import OUTCOMES, Counts, table
+from tests.campaign.disk import Crash, Disk, under
+from training.files import write_atomically
 
 SECONDS = 6.0
 PARTS = parts()
@@ -32,3 +34,30 @@ def test_the_table_counts_each_kind_and_all():
     ]
     with pytest.raises(AssertionError):
         counts.find("kills", "another", "")
+
+
+@pytest.mark.parametrize("forgotten", ["file", "folder"])
+def test_the_disk_finds_a_writer_that_does_not_sync(monkeypatch, tmp_path, forgotten):
+    """Without the sync of a file or of its folder a crash costs what was said to be saved."""
+    real = Disk.synced
+
+    def synced(self, handle):
+        path = self._open.get(handle)
+        if path is not None and path.is_dir() == (forgotten == "file"):
+            real(self, handle)
+
+    monkeypatch.setattr(Disk, "synced", synced)
+    mode = "crash with names" if forgotten == "file" else "crash without names"
+    disk = Disk(tmp_path, mode, at=12)
+    with pytest.raises(Crash), under(disk):
+        for number in range(99):
+            write_atomically(tmp_path / str(number), lambda file: file.write(b"whole"))
+    disk.lose_power()
+    assert b"whole" not in {p.read_bytes() for p in tmp_path.glob("[0-9]*")}
+    monkeypatch.undo()
+    disk = Disk(tmp_path, mode, at=12)
+    with pytest.raises(Crash), under(disk):
+        for number in range(99):
+            write_atomically(tmp_path / str(number), lambda file: file.write(b"whole"))
+    disk.lose_power()
+    assert (tmp_path / "0").read_bytes() == b"whole"

@@ -365,7 +365,7 @@ class OptimConfig:
     warmup: int = knob(
         0, "The steps in which the learning rate rises from 0.", unit="steps", low=0, example=20
     )
-    weight_decay: float = knob(0.0, "AdamW's weight decay.", low=0, example=0.01)
+    weight_decay: float = knob(0.0, "AdamW's weight decay.", low=0, high=1e6, example=0.01)
     clip: float = knob(
         1.0, "The largest norm of the gradient, above 0; inf for none.", low=0, example=1.0
     )

@@ -213,6 +213,11 @@ class _Run:
         *sums, count = (shared if one else processes.sum(shared)).tolist()
         losses = [None if math.isnan(s) else s / count for s in sums]
         known = [x for x in losses if x is not None]
+        if not known:
+            raise FloatingPointError(
+                "the loss on what is held out is not a finite number: nothing of this step is "
+                "saved. Try a lower optim.lr, a longer optim.warmup or run.precision=fp32"
+            )
         return {"val_loss": sum(known) / len(known), "val_loss_bins": losses} | gap
 
     def _show(self, step: int) -> None:
