@@ -31,6 +31,7 @@ from training.networks.comfy.folder import find_all, python_of
 ROOT = Path(__file__).resolve().parent
 PACK = "stable-velocity"
 EMOJI = ROOT / "models/emoji.ckpt"
+LOCK = ROOT / "requirements.lock"
 TORCH = "torch==2.13.0"  # what the demo's and the tests' figures were measured with
 
 
@@ -39,11 +40,35 @@ def environment_python(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def install(python: Path) -> None:
+    """torch, then the very files of the lock, then this folder; a message and exit 2 if none is to
+    be had.
+
+    torch is not in the lock: each index has other files of it. An index that lacks a file of the
+    lock, or has another one under its name, is said; the newest releases are installed then.
+    """
+
+    def pip(*what: object) -> bool:
+        quiet = [] if sys.stdout.isatty() else ["--quiet"]  # a person sees pip's progress bars
+        return not subprocess.run([python, "-m", "pip", "install", *quiet, *what]).returncode
+
+    if not pip(TORCH):
+        stop(f"pip could not install {TORCH}: its own message is above")
+    if LOCK.exists() and pip("--no-deps", "--require-hashes", "--requirement", LOCK):
+        whole = pip("--no-deps", "--editable", ROOT)
+    else:
+        say(f"not every file of {LOCK.name} is to be had here: the newest releases instead")
+        whole = pip("--editable", f"{ROOT}[training,dev]")
+    if not whole:
+        stop("pip could not install this folder or what it needs: its own message is above")
+
+
 def own_python() -> Path:
-    """.venv's interpreter, installed anew whenever pyproject.toml or this file has changed."""
+    """.venv's interpreter, installed anew when the lock, pyproject.toml or this file changes."""
     folder = ROOT / ".venv"
     python, stamp = environment_python(folder), folder / "installed"
     recipe = (ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes()
+    recipe += LOCK.read_bytes() if LOCK.exists() else b""
     wanted = hashlib.sha256(recipe).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted and python.exists():
         return python
@@ -57,10 +82,7 @@ def own_python() -> Path:
                 "(Debian and Ubuntu: apt install python3-venv) and run this again"
             )
     say("installing torch and the rest (once; some minutes on a slow line)")
-    for what in ([TORCH], ["--editable", f"{ROOT}[training,dev]"]):
-        quiet = [] if sys.stdout.isatty() else ["--quiet"]  # a person sees pip's progress bars
-        if subprocess.run([python, "-m", "pip", "install", *quiet, *what]).returncode:
-            stop(f"pip could not install {what[-1]}: its own message is above")
+    install(python)
     stamp.write_text(wanted)
     return python
 
