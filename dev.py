@@ -45,7 +45,8 @@ def install(python: Path) -> None:
     be had.
 
     torch is not in the lock: each index has other files of it. An index that lacks a file of the
-    lock, or has another one under its name, is said; the newest releases are installed then.
+    lock, or has another one under its name, is said; the newest releases are installed then, as
+    where there is no lock (an upload to the registry has none).
     """
 
     def pip(*what: object) -> bool:
@@ -54,12 +55,11 @@ def install(python: Path) -> None:
 
     if not pip(TORCH):
         stop(f"pip could not install {TORCH}: its own message is above")
-    if LOCK.exists() and pip("--no-deps", "--require-hashes", "--requirement", LOCK):
-        whole = pip("--no-deps", "--editable", ROOT)
-    else:
+    locked = LOCK.exists() and pip("--no-deps", "--require-hashes", "--requirement", LOCK)
+    if LOCK.exists() and not locked:
         say(f"not every file of {LOCK.name} is to be had here: the newest releases instead")
-        whole = pip("--editable", f"{ROOT}[training,dev]")
-    if not whole:
+    own = ("--no-deps", "--editable", ROOT) if locked else ("--editable", f"{ROOT}[training,dev]")
+    if not pip(*own):
         stop("pip could not install this folder or what it needs: its own message is above")
 
 

@@ -87,7 +87,7 @@ def _value(key: str, value: Any, kind: Any, knob: Mapping[str, Any]) -> Any:
     high = knob.get("high") or (MANY if kind is int else None)
     if high is not None and not value <= high:
         raise InvalidInput(f"{key} must be at most {high}, got {value}")
-    if kind is str and "\0" in value:
+    if isinstance(value, str) and "\0" in value:
         raise InvalidInput(f"{key} must be a text without NUL characters, got {value!r}")
     return value
 
