@@ -214,7 +214,7 @@ class RunFolder:
         InvalidInput when another run has written meanwhile.
         """
         processes = state.processes
-        self._require_own()
+        _together(processes, self._require_own)
         written = self._save_weights(config, state, patient) if weights else {}
         tree = state.state_dict()
         banked = processes.index > 0 and state.bank is not None
