@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -148,6 +149,7 @@ JOBS = {
 def furnish(home: Path) -> None:
     """What the jobs read: a configuration, pictures, a checkpoint. Each works in a folder below."""
     tqdm.monitor_interval = 0  # no thread beside a process that is going to be copied
+    tqdm.set_lock(threading.RLock())  # its own is shared with copies, and a killed one keeps it
     torch.set_num_threads(1)
     (home / "train.toml").write_text(CONFIG)
     data = digits.load()[0]
