@@ -11,7 +11,7 @@ from training import files
 
 from .counts import Counts
 from .disk import MODES, Crash, Disk, under
-from .jobs import HANG, JOBS, Failed, Job, Whole, finish, furnish, undisturbed
+from .jobs import JOBS, Failed, Job, Whole, finish, furnish, hang, undisturbed
 
 TIMES = (1, 1, 1, 3, 10**9)
 """How many operations in a row fail: one, a few, or all that follow."""
@@ -67,7 +67,7 @@ def _disturb(
     except Failed as e:
         counts.find(kind, "traceback", f"{which}: {e}")
         return
-    if time.monotonic() - began > HANG:
+    if time.monotonic() - began > hang():
         counts.find(kind, "hang", f"{which}: {time.monotonic() - began:.0f} s")
     if job.kept(work) < safe.most:
         counts.find(kind, "loss", f"{which}: {job.kept(work)} of {safe.most} are left")

@@ -22,7 +22,7 @@ from training.config.schema import Config
 from training.files import read_weights, save_weights
 
 from .counts import Counts
-from .jobs import HANG, JOBS, furnish, quietly
+from .jobs import JOBS, furnish, hang, quietly
 
 KIND = "bad inputs"
 MEMORY = 6 << 30
@@ -206,7 +206,7 @@ def _try(case: Case, home: Path, work: Path, counts: Counts) -> None:
             os._exit(0)
     began = time.monotonic()
     while not os.waitpid(child, os.WNOHANG)[0]:
-        if time.monotonic() - began > 2 * HANG:  # with the time that ``before`` takes
+        if time.monotonic() - began > 2 * hang():  # with the time that ``before`` takes
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             counts.find(KIND, "hang", case.name)

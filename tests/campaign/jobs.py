@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -186,7 +187,13 @@ def undisturbed(home: Path) -> dict[str, Whole]:
 
 
 HANG = 10.0
-"""Seconds that a job may take after whatever was done to it."""
+"""Seconds that a job may take after whatever was done to it, on a machine that is not busy."""
+
+
+def hang() -> float:
+    """HANG, longer by as much as others keep the machine busy."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 1.0
+    return HANG * max(1.0, load / (os.cpu_count() or 1))
 
 
 def finish(job: Job, whole: Whole, work: Path) -> tuple[str, str] | None:
@@ -197,6 +204,6 @@ def finish(job: Job, whole: Whole, work: Path) -> tuple[str, str] | None:
             return "loss", "it could not go on"
     except Failed as e:
         return "traceback", str(e)
-    if time.monotonic() - began > HANG:
+    if time.monotonic() - began > hang():
         return "hang", f"{time.monotonic() - began:.0f} s"
     return None if job.result(work) == whole.result else ("silent", "another result")
