@@ -20,8 +20,8 @@ def test_help_shows_the_four_knobs(capsys):
         (["missing.toml"], "there is no config file"),
         ([str(DIGITS), "--set", "optim.lrr=1"], "unknown config key"),
         ([str(DIGITS), "--dry-run", "--set", "model.name=SiT-S/2"], "already says the sizes"),
-        ([str(DIGITS), "--dry-run", "--set", "model.patch_size=3"], "do not tile"),
-        ([str(DIGITS), "--dry-run", "--set", "model.num_heads=5"], "use a multiple"),
+        ([str(DIGITS), "--dry-run", "--set", "model.patch_size=3"], "multiple of patch_size"),
+        ([str(DIGITS), "--dry-run", "--set", "model.num_heads=5"], "of num_heads"),
         ([str(DIGITS), "--dry-run", "--set", "model.checkpoint=x.pt"], "already says what"),
         (
             [str(DIGITS), "--dry-run", "--set", "objective.bank=32"],

@@ -355,7 +355,7 @@ class OptimConfig:
         example=4,
     )
     lr: float = knob(
-        1e-4, "The learning rate after the warm-up; above 0.", low=0, high=1e6, example=2e-3
+        1e-4, "The learning rate after the warm-up; above 0.", low=0, high=1e36, example=2e-3
     )
     schedule: str = knob(
         "constant",
