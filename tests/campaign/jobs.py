@@ -206,4 +206,7 @@ def finish(job: Job, whole: Whole, work: Path) -> tuple[str, str] | None:
         return "traceback", str(e)
     if time.monotonic() - began > hang():
         return "hang", f"{time.monotonic() - began:.0f} s"
-    return None if job.result(work) == whole.result else ("silent", "another result")
+    made = job.result(work)
+    if made == whole.result:
+        return None
+    return "silent", f"another result: ...{made[-300:]}, and not ...{whole.result[-300:]}"

@@ -162,4 +162,6 @@ def toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     # A JSON string is a TOML basic string; floats repr as TOML writes them, inf included.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if not isinstance(value, str):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON lets it stand

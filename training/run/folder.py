@@ -111,6 +111,8 @@ class RunFolder:
             processes.wait()
             if processes.is_main:
                 self._write_config(config)
+                self.states.prune()  # a kill may have come between a save and this
+                self._prune_weights(config.run.keep_last)
             processes.wait()
         except BaseException:
             self.close()

@@ -5,6 +5,8 @@ import pytest
 from sv_core.errors import InvalidInput
 from tests.training.toml_files import DIGITS
 from training.config.load import load
+from training.config.parse import read_text as toml_read
+from training.config.parse import toml
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,9 @@ def test_settings_are_toml_and_bare_words_are_text():
     assert config.run.out == "runs/cat"
     assert config.objective.timesteps == "logit_normal"
     assert config.objective.timestep_params == {"mean": -0.4, "std": 2.0}
+
+
+def test_every_character_comes_back_from_the_file_that_is_written():
+    """Also DEL, which JSON lets stand and TOML does not."""
+    text = "".join(map(chr, range(1, 0x250))) + "\u2028\U0001f600"
+    assert toml_read(f"x = {toml(text)}", "it") == {"x": text}

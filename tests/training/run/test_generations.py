@@ -102,3 +102,14 @@ def test_a_changed_configuration_in_the_folder_is_named(short, capsys):
     assert train(longer, resume=True).finished
     assert f"note: {folder.config} was changed" in capsys.readouterr().err
     assert folder.is_of(longer) and folder.states.verify(7).config == folder.config.read_text()
+
+
+def test_what_a_kill_left_too_much_of_is_cleared_by_the_next_start(short, with_run):
+    """Between the manifest of the last step and the clearing of older ones."""
+    folder = RunFolder(Path(short.run.out))
+    digest = folder.states.write_state({"step": 2})
+    folder.states.write_manifest(Manifest(2, digest, ""))
+    assert folder.states.steps() == [6, 4, 2] and len(list(folder.out.glob("weights-*"))) == 2
+    assert train(with_run(short, keep_last=1), resume=True).finished
+    assert folder.states.steps() == [6, 4]
+    assert [p.name for p in folder.out.glob("weights-*")] == ["weights-000006.safetensors"]
