@@ -74,7 +74,11 @@ def _gate(cell: Cell, calls: int) -> tuple[Tensor, Nodes] | None:
     if picture is None:
         return None
     times, (hold,) = cell.native.tolist(), FORECASTS["hold"]
-    return gated(lambda threshold: run(cell, sea_gate(times, threshold, picture), hold), calls)
+    if calls not in cell.gates:
+        cell.gates[calls] = gated(
+            lambda threshold: run(cell, sea_gate(times, threshold, picture), hold), calls
+        )
+    return cell.gates[calls]
 
 
 def sea_cache(cell: Cell, calls: int) -> Tensor | None:

@@ -74,6 +74,7 @@ class Cell:
     base: Tensor = field(init=False)
     record: Recorder = field(init=False)
     rehearsals: dict[int, tuple[Rehearsal, Nodes]] = field(default_factory=dict)
+    gates: dict[int, tuple[Tensor, Nodes]] = field(default_factory=dict)
     calls: int = 0
 
     def __post_init__(self) -> None:
