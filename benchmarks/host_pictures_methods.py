@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def self_calibrated(bed: Bed, calls: int) -> Made:
     return made(bed, sampler)
 
 
+@cache
 def calibration(bed: Bed, calls: int) -> Any:
     """From eight runs of other words."""
     guider = comfy.samplers.CFGGuider(bed.patcher)
@@ -102,9 +103,17 @@ def fewer_steps(name: str, bed: Bed, calls: int) -> Made:
     return made(bed, comfy.samplers.sampler_object(name), bed.grid(calls))
 
 
-def on_our_nodes(name: str, bed: Bed, calls: int) -> Made | None:
-    due = rivals.at(call_nodes(bed.native.tolist(), calls))
+def on_nodes(choose: Callable, name: str, bed: Bed, calls: int) -> Made | None:
+    due = rivals.at(choose(bed, calls))
     return nearest(bed, [run_rival(bed, due, f)[0] for f in rivals.FORECASTS[name]])
+
+
+def fixed_nodes(bed: Bed, calls: int) -> list[int]:
+    return call_nodes(bed.native.tolist(), calls)
+
+
+def calibrated_nodes(bed: Bed, calls: int) -> rivals.Nodes:
+    return calibration(bed, calls).nodes[calls]
 
 
 def on_their_nodes(name: str, lists: Callable, bed: Bed, calls: int) -> Made | None:
@@ -171,7 +180,11 @@ METHODS: dict[str, Callable] = {
     "TaylorSeer 1, in features": partial(in_features, rivals.every_kth, "linear (TaylorSeer 1)"),
     "TaylorSeer 2, in features": partial(in_features, rivals.every_kth, "TaylorSeer 2"),
     "Spectrum, in features": partial(in_features, rivals.growing_windows, "Spectrum"),
-    **{f"{name}, our nodes": partial(on_our_nodes, name) for name in rivals.FORECASTS},
+    **{f"{name}, our nodes": partial(on_nodes, fixed_nodes, name) for name in rivals.FORECASTS},
+    **{
+        f"{name}, our calibrated nodes": partial(on_nodes, calibrated_nodes, name)
+        for name in rivals.FORECASTS
+    },
     "ours, every k-th node": partial(ours_on_their_nodes, rivals.every_kth),
     "ours, Spectrum's nodes": partial(ours_on_their_nodes, rivals.growing_windows),
     "ours, SeaCache's nodes": ours_behind_sea_cache,
@@ -230,7 +243,7 @@ def line(name: str, row: dict | None) -> str:
 
 
 def is_rival(name: str) -> bool:
-    return "ours" not in name and "our nodes" not in name
+    return "ours" not in name and "nodes" not in name.replace("its nodes", "")
 
 
 def verdict(rows: dict[str, dict]) -> str:
@@ -239,6 +252,7 @@ def verdict(rows: dict[str, dict]) -> str:
     groups = {
         "on its own nodes": {n: r for n, r in rows.items() if is_rival(n)},
         "on our nodes": {n: r for n, r in rows.items() if n.endswith("our nodes")},
+        "on our calibrated nodes": {n: r for n, r in rows.items() if n.endswith("ated nodes")},
     }
     said = []
     for title, others in groups.items():
