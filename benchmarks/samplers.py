@@ -318,10 +318,16 @@ def plot(rows: list[dict], path: Path) -> None:
     panels = (("e30", "nearness to the 30-step result"), ("ode", "nearness to the exact solution"))
     for axis, (key, title) in zip(axes, panels, strict=True):
         for name, colour in COLOURS.items():
-            found = [list(pick(rows, name, n).values()) for n in CALLS]
-            y = [mean([r[key] for r in group]) for group in found]
+            found = {n: list(pick(rows, name, n).values()) for n in CALLS}
+            y = {n: mean([r[key] for r in group]) for n, group in found.items() if group}
             axis.plot(
-                CALLS, y, "o-", ms=4, lw=2 if "ours" in name else 1.2, color=colour, label=name
+                list(y),
+                list(y.values()),
+                "o-",
+                ms=4,
+                lw=2 if "ours" in name else 1.2,
+                color=colour,
+                label=name,
             )
         published = list(pick(rows, "StableVS, published").values())
         x = mean([r["calls"] for r in published])
