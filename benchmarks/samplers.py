@@ -100,22 +100,31 @@ def measure(cell: Cell, name: str, method: Method, calls: int) -> dict | None:
     }
 
 
-def cells(flow: Flow, families: Sequence[str], seed: int) -> list[Cell]:
+@dataclass(frozen=True)
+class Extent:
+    """How much of each bed is measured."""
+
+    schedules: tuple[str, ...] = tuple(FAMILIES)
+    samples: int = 512
+
+
+def cells(flow: Flow, extent: Extent, seed: int) -> list[Cell]:
     """A flow on the schedules, from the same noise and the same converged solution."""
     generator = torch.Generator().manual_seed(seed)
     x, spare = (
-        torch.randn(n, flow.size, generator=generator, dtype=torch.float64) for n in (flow.batch, 8)
+        torch.randn(n, flow.size, generator=generator, dtype=torch.float64)
+        for n in (min(flow.batch, extent.samples), 8)
     )
     truth = sample_ode(flow.velocity, x, ode_grid(400))
-    return [Cell(flow, family, x, spare, truth) for family in families]
+    return [Cell(flow, family, x, spare, truth) for family in extent.schedules]
 
 
-def run_flow(index: int, families: Sequence[str], seed: int) -> list[dict]:
+def run_flow(index: int, extent: Extent, seed: int) -> list[dict]:
     """All rows of one bed."""
     torch.set_num_threads(1)
     rows = []
     flow = build(index, seed)
-    for cell in cells(flow, families, seed=100 * seed + index):
+    for cell in cells(flow, extent, seed=100 * seed + index):
         rows += [measure(cell, name, method, 0) for name, method in ONCE.items()]
         for name, method in METHODS.items():
             rows += [measure(cell, name, method, calls) for calls in CALLS]
@@ -124,12 +133,12 @@ def run_flow(index: int, families: Sequence[str], seed: int) -> list[dict]:
     return [row for row in rows if row is not None]
 
 
-def kept(index: int, families: Sequence[str], seed: int, folder: Path, resume: bool) -> list[dict]:
+def kept(index: int, extent: Extent, seed: int, folder: Path, resume: bool) -> list[dict]:
     """``run_flow``, or what it left in the folder."""
     file = folder / f"{BEDS[index][1]}_seed{seed}.json"
     if resume and file.is_file():
         return json.loads(file.read_text())
-    rows = run_flow(index, families, seed)
+    rows = run_flow(index, extent, seed)
     file.write_text(json.dumps(rows, indent=1))
     return rows
 
@@ -362,6 +371,7 @@ def main() -> None:
     parser.add_argument("--beds", default="flows,prompted,failing,digits", help="groups of them")
     parser.add_argument("--flows", default="", help="only beds whose name contains one of these")
     parser.add_argument("--schedules", default=",".join(FAMILIES), help="only these")
+    parser.add_argument("--samples", type=int, default=512, help="at most so many of each bed")
     parser.add_argument("--seed", type=int, default=1, help="from 101 on: held out")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--resume", action="store_true", help="keep the beds that are finished")
@@ -380,8 +390,8 @@ def main() -> None:
     began = time.perf_counter()
     folder = options.out / "beds"
     folder.mkdir(parents=True, exist_ok=True)
-    families = options.schedules.split(",")
-    one = partial(kept, families=families, seed=options.seed, folder=folder, resume=options.resume)
+    extent = Extent(tuple(options.schedules.split(",")), options.samples)
+    one = partial(kept, extent=extent, seed=options.seed, folder=folder, resume=options.resume)
     with ProcessPoolExecutor(options.jobs) as pool:
         # The largest flows come last in their lists: begin with them.
         found = dict(zip(reversed(chosen), pool.map(one, reversed(chosen)), strict=True))
