@@ -18,7 +18,7 @@ the network.
 
 Rivals have their settings chosen in their favour, by the result itself: every list of nodes that
 their rule can give with so many calls; SeaCache the smallest threshold that makes no more calls;
-EasyCache and LazyCache the nearest of some 20 settings, where EasyCache is given a seam that SD3.5
+EasyCache and LazyCache the nearest of some 50 settings, where EasyCache is given a seam that SD3.5
 lacks in the host, and a measure of every pixel beside its own of every eighth. Their batch decides
 together. "in features": forecast where TaylorSeer and Spectrum do, before the last layer.
 """

@@ -145,18 +145,24 @@ def ours_behind_sea_cache(bed: Bed, calls: int) -> Made:
 
 
 def cached(node: Any, bed: Bed, calls: int) -> Made | None:
-    """The nearest of the settings tried that make no more calls."""
+    """The nearest of the settings tried that make no more calls.
+
+    A grid of thresholds, and the smallest that makes no more calls; the nearest need not be that.
+    """
     results = []
+
+    def run(start: float, every: int, threshold: float) -> tuple[Made, rivals.Nodes]:
+        patcher = node.execute(bed.patcher, threshold, start, 0.95, False).args[0]
+        patcher.model_options["transformer_options"]["easycache"].subsample_factor = every
+        found = made(bed, EULER, patcher=patcher)
+        results.append(found)
+        return found, (0,) * found[1].calls
+
+    for start, every in ((0.15, 8), (0.0, 8), (0.0, 1)):
+        for threshold in torch.logspace(-2, 0.3, 10).tolist():
+            run(start, every, threshold)
     for start, every in ((0.15, 8), (0.15, 1), (0.0, 1)):
-
-        def run(threshold: float, start: float = start, every: int = every):
-            patcher = node.execute(bed.patcher, threshold, start, 0.95, False).args[0]
-            patcher.model_options["transformer_options"]["easycache"].subsample_factor = every
-            found = made(bed, EULER, patcher=patcher)
-            results.append(found)
-            return found, (0,) * found[1].calls
-
-        rivals.gated(run, calls)
+        rivals.gated(partial(run, start, every), calls)
     return nearest(bed, [result for result in results if result[1].calls <= calls])
 
 
