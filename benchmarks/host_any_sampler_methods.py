@@ -1,6 +1,7 @@
 # ruff: noqa: TID251
 """The tables of ``host_any_sampler.py``: run by the host's interpreter, in its folder."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ from host_beds import PACK, SEED, Bed, digits_bed, sit_model
 from benchmarks.host_emoji import HELD_OUT, Emoji
 
 import comfy.samplers  # isort: skip  after host_beds, which starts the host
+import server
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+
+import nodes
 
 any_sampler = import_module(".nodes.samplers.any_sampler", PACK)
 table = import_module(".nodes.samplers.sampler_table", PACK)
@@ -163,6 +167,14 @@ def replay_and_guidance(bed: Bed) -> None:
     bed.cfg = usual
 
 
+def load_res4lyf() -> None:
+    """Add RES4LYF's samplers where this ComfyUI has that pack in its custom_nodes."""
+    folder = Path("custom_nodes/RES4LYF").absolute()
+    if folder.is_dir():
+        server.PromptServer(asyncio.new_event_loop())  # it adds a route while it is loaded
+        asyncio.run(nodes.load_custom_node(str(folder)))
+
+
 def twenty(bed: Bed) -> Bed:
     """Two of every digit: every sampler takes its time."""
     bed.shape, bed.noise = (20, *bed.shape[1:]), bed.noise[:20]
@@ -176,6 +188,7 @@ TABLES = (beside_caches, exact, every_sampler, replay_and_guidance)
 @torch.inference_mode()
 def inside(checkpoint: Path) -> None:
     print(f"ComfyUI in {Path.cwd().name}, torch {torch.__version__}, seed {SEED}")
+    load_res4lyf()
     if checkpoint.suffix == ".ckpt":
         bed = Emoji(checkpoint).bed(3.0, STEPS, HELD_OUT, 101)
     else:

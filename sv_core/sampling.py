@@ -178,8 +178,8 @@ def listed_calls(nodes: Sequence[int], steps: int) -> NextFn:
             f"the list of calls must ascend from 0 and stay below {steps}, the steps of this grid, "
             f"got {list(nodes)}: it belongs to another grid"
         )
-    following = dict(zip(nodes, [*nodes[1:], steps], strict=True))
-    return lambda known: following[known[0][0]]
+    # A sampler that visits its levels out of order may have asked between two of the list.
+    return lambda known: next((k for k in nodes if k > known[0][0]), steps)
 
 
 def _curvature(known: Known, times: Sequence[float], parts: Sequence[int]) -> float:

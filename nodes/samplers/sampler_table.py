@@ -1,6 +1,7 @@
 """What was measured of the host's samplers behind Fewer Calls: the one place to look it up.
 
-From ``python dev.py bench host_any_sampler`` (benchmarks/RESULTS.md).
+From ``python dev.py bench host_any_sampler`` (benchmarks/RESULTS.md), which also runs RES4LYF's
+samplers where a host has that pack.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,19 @@ FORECAST: dict[str, Quantity] = {
     "res_multistep_ancestral": DATA,
     "sa_solver": DATA,
     "sa_solver_pece": DATA,
+    "deis_2m": DATA,  # RES4LYF's
+    "deis_3m": DATA,
 }
-"""Samplers for which another quantity than the velocity is forecast: 1 to 5 dB nearer."""
+"""Samplers for which another quantity than the velocity is forecast: 1 to 8 dB nearer."""
 
 _DRAWS = "it draws so much noise that with fewer calls it makes another picture, as fewer steps do"
+
+RES4LYF = (
+    "deis_2m", "deis_2m_ode", "deis_3m", "deis_3m_ode", "legacy_rk", "res_2m", "res_2m_ode",
+    "res_2s", "res_2s_ode", "res_3m", "res_3m_ode", "res_3s", "res_3s_ode", "res_5s", "res_5s_ode",
+    "res_6s", "res_6s_ode", "rk", "rk_beta",
+)  # fmt: skip
+"""The names that the pack RES4LYF adds to the host's list; known here also where it is absent."""
 
 LEFT_ALONE: dict[str, str] = dict.fromkeys(
     (
@@ -28,6 +38,9 @@ LEFT_ALONE: dict[str, str] = dict.fromkeys(
         "dpmpp_3m_sde",
         "dpmpp_3m_sde_gpu",
         "lcm",
+        "res_3s",  # RES4LYF's, with its noise; their _ode twins draw none
+        "res_5s",
+        "res_6s",
     ),
     _DRAWS,
 )

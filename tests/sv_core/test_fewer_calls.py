@@ -257,3 +257,12 @@ def test_of_several_latents_in_one_row_the_worst_decides():
     alone = calls(4, ())
     assert calls(404, (400, 4)) == alone
     assert len(calls(404, ())) < len(alone)
+
+
+def test_a_sampler_that_asks_ahead_of_the_next_call_goes_on_with_the_list():
+    """A stage may lie beyond the node that is due (RES4LYF's res_6s): it is called there."""
+    count = len(GRID) - 1
+    made, network = run(plain.out_of_order, listed_calls([0, 1, *range(6, count, 3)], count))
+    base, own = run(plain.out_of_order)
+    assert len(network.levels) < len(own.levels) / 2
+    assert FLOW.decibels(made, base) > 20
