@@ -1,4 +1,4 @@
-"""A family that the product does not have: its record and its tiny checkpoint, and nothing else.
+"""A family that the product does not train: its record and its tiny checkpoint, and nothing else.
 
 docs/adding_a_family.md shows this code and goes through it. ``test_new_family.py`` in
 tests/training adds the record to the tuple of records, in each ComfyUI.
