@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from training.networks.comfy.folder import find_all, python_of
 
 PACK = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 NAME = "stable-velocity"
 PICTURES = (
-    "example.png",
     "image_flux2_input_image.png",
     "image_qwen_image_edit_input_image.png",
     "video_wan2_2_14B_i2v_input_image.jpg",
 )
-"""What the workflows load. The host reads a picture by its content, whatever its name."""
+"""What the workflows load beside the host's own example."""
 FLAGS = ("--cpu", "--disable-api-nodes", "--preview-method", "latent2rgb")
 
 
@@ -72,8 +73,11 @@ def furnish(base: Path, host: Host, tiny_models: Path, source: Path = HERE) -> P
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes/test_nodes").symlink_to(source / "test_nodes", target_is_directory=True)
     (base / "input").mkdir()
+    example = host.folder / "input/example.png"
+    shutil.copy2(example, base / "input" / example.name)
+    small = Image.open(example).resize((128, 128))  # whose latent a CPU samples in a second
     for name in PICTURES:
-        shutil.copy2(host.folder / "input/example.png", base / "input" / name)
+        small.convert("RGB").save(base / "input" / name)
     return base / "models/diffusion_models"
 
 

@@ -15,7 +15,10 @@ import math
 import re
 import sys
 import zlib
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,8 +41,11 @@ FILES = {  # path under models/ -> seed, gain of the last layer (measured)
     "vae/wan2.2_vae.safetensors": (7, 0.6),
     "loras/my_first_lora.safetensors": (8, 1.0),  # for Flux
 }
+ONES = ("weight", "scale", "alpha", "beta", "running_var", "std-of-means")
 LAST = ("final_layer.linear.", "proj_out.", "head.head.", "taesd_decoder.19.")
-SMALL = {"width": 128, "height": 128, "length": 5, "megapixels": 0.02}
+SMALL = {"width": 128, "height": 128, "length": 5, "frames_number": 5, "megapixels": 0.02}
+NUMBERS = ("PrimitiveInt", "ResolutionSelector")
+"""Nodes whose only purpose is a size."""
 UNUSED_LORAS = (  # behind a switch that is off: the host asks only that the file be there
     "Qwen-Image-Lightning-8steps-V1.0.safetensors",
     "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors",
@@ -88,6 +94,7 @@ FLUX = {
     "qkv_bias": True,
     "guidance_embed": True,
 }
+QWEN_EDIT = {"num_layers": 1, "num_attention_heads": 1, "attention_head_dim": 128}
 QWEN = {"image_model": "qwen_image", "in_channels": 64, "num_layers": 0}
 WAN = {
     "image_model": "wan2.1",
@@ -127,7 +134,7 @@ STARTS = {  # what trainings begin with
 def fill(name: str, like: torch.Tensor, seed: int, gain: float) -> torch.Tensor:
     """Random values for one tensor: norms 1, biases small, weights N(0, 1 / fan-in)."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
-    if like.ndim == 1 and name.endswith(("weight", "scale")):
+    if like.ndim == 1 and name.endswith(ONES):
         return torch.ones(like.shape)
     value = torch.randn(like.shape, generator=generator)
     value *= 0.02 if like.ndim == 1 else math.prod(like.shape[1:]) ** -0.5
@@ -184,6 +191,8 @@ def build(path: str, seed: int, gain: float) -> dict[str, torch.Tensor]:
         return {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}
     if path.startswith("vae/"):
         return autoencoder(48 if name.startswith("wan2.2") else 16, seed, gain)
+    if name.startswith("qwen_image_edit"):
+        return diffusion_model(QWEN | QWEN_EDIT, seed, gain)
     if name.startswith("qwen"):  # its widths are fixed: halve the 160 MB
         return {k: v.bfloat16() for k, v in diffusion_model(QWEN, seed, gain).items()}
     if name.startswith("wan"):
@@ -226,34 +235,55 @@ def shrink(prompt: dict) -> dict:
     result = json.loads(json.dumps(prompt))
     for node in result.values():
         for name in SMALL.keys() & node["inputs"].keys():
-            if not isinstance(node["inputs"][name], list):  # a link
-                node["inputs"][name] = min(node["inputs"][name], SMALL[name])
-        if node["class_type"] == "TextEncodeQwenImageEdit":
-            node["inputs"].pop("vae", None)  # it takes references of a megapixel, whatever comes in
+            value = node["inputs"][name]
+            if not isinstance(value, list):
+                node["inputs"][name] = min(value, SMALL[name])
+            elif result[value[0]]["class_type"] in NUMBERS:
+                node["inputs"][name] = SMALL[name]
     return result
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata | {"stable_velocity": "random test weights"})
 
 
 def write(models: Path) -> None:
     """Every file of FILES, and stand-ins for what is only named."""
     for path, (seed, gain) in FILES.items():
-        (models / path).parent.mkdir(parents=True, exist_ok=True)
-        tensors = build(path, seed, gain)
-        save_file(tensors, models / path, metadata={"stable_velocity": "random test weights"})
-    for folder, names in (("text_encoders", TEXT_ENCODERS), ("loras", UNUSED_LORAS)):
-        (models / folder).mkdir(exist_ok=True)
+        save(models / path, build(path, seed, gain), {})
+    write_stand_ins(models, TEXT_ENCODERS, UNUSED_LORAS)
+
+
+def write_newer(models: Path, newer: ModuleType) -> None:
+    """The same of tiny_newer.py, as far as this host knows the families."""
+    for path, seed, gain, shapes in newer.known_here():
+        state, metadata = shapes()
+        filled = {
+            name: fill(name, like, seed, gain).to(like.dtype) if like.is_floating_point() else like
+            for name, like in state.items()
+        }
+        save(models / path, filled, metadata)
+    write_stand_ins(models, newer.TEXT_ENCODERS, newer.UNUSED_LORAS)
+
+
+def write_stand_ins(models: Path, text_encoders: Iterable[str], loras: Iterable[str]) -> None:
+    for folder, names in (("text_encoders", text_encoders), ("loras", loras)):
         for name in names:
-            save_file({"stand_in": torch.zeros(1)}, models / folder / name)
+            save(models / folder / name, {"stand_in": torch.zeros(1)}, {})
 
 
 def main() -> int:
     if len(sys.argv) != 2 or not (HOST / "comfy").is_dir():
         print(__doc__.strip(), file=sys.stderr)
         return 2
+    newer = import_module("tiny_newer")  # beside this file
     sys.path[0] = str(HOST)  # in place of this folder, whose names would hide the host's
     from comfy.cli_args import args
 
     args.cpu = True
     write(Path(sys.argv[1]))
+    write_newer(Path(sys.argv[1]), newer)
     return 0
 
 

@@ -11,12 +11,18 @@ import zlib
 
 import comfy.model_detection
 import comfy.sd
+import comfy.supported_models
 import comfy.utils
 import torch
 
 # Widths of a family's text features and of its pooled vector, as the official encoders give them.
-WIDTHS = {"sd3": (4096, 2048), "flux": (4096, 768), "qwen_image": (3584, 768), "wan": (4096, 768)}
+WIDTHS = {
+    "sd3": (4096, 2048), "flux": (4096, 768), "qwen_image": (3584, 768), "wan": (4096, 768),
+    "stable_diffusion": (1024, 768),  # Anima's too
+    "flux2": (64, 768), "lumina2": (64, 768), "ltxv": (64, 768),  # tiny_newer.py's
+}  # fmt: skip
 TOKENS = 16
+LARGE = 512 * 512  # pixels
 HEAD = 128  # the width of one of Qwen-Image's attention heads
 
 
@@ -66,8 +72,20 @@ def detect_small(state_dict, key_prefix, *args, **options):
             config |= {"hidden_size": width, "num_heads": width // sum(config["axes_dim"])}
         else:
             config["num_attention_heads"] = width // HEAD
+    elif kind == "lumina2" and config["dim"] == 2 * HEAD:
+        config |= Z_IMAGE
+    elif kind == "anima" and config["model_channels"] == HEAD:
+        config |= {"num_blocks": 1, "num_heads": 1}
     return config
 
+
+Z_IMAGE = {
+    "n_heads": 2, "n_kv_heads": 2, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0, "ffn_dim_multiplier": 8.0 / 3.0, "z_image_modulation": True,
+    "time_scale": 1000.0, "pad_tokens_multiple": 32,
+}  # fmt: skip
+if hasattr(comfy.supported_models, "ZImage"):
+    comfy.supported_models.ZImage.unet_config["dim"] = 2 * HEAD  # by which the host knows it
 
 decode = comfy.sd.VAE.decode
 
@@ -83,8 +101,14 @@ encode = comfy.sd.VAE.encode
 
 
 def encode_every_fourth_frame(vae, pixel_samples, *args, **options):
-    """A picture's autoencoder encodes the frames 0, 4, 8, ... of a video, as many as Wan's has."""
-    frames = len(pixel_samples)
+    """A picture's autoencoder encodes the frames 0, 4, 8, ... of a video, as many as Wan's has.
+
+    A picture of a megapixel, which Qwen-Image-Edit makes of any reference, is reduced to an eighth
+    of its width: the network's attention over it would take a CPU minutes.
+    """
+    frames, height, width = pixel_samples.shape[:3]
+    if height * width > LARGE:
+        pixel_samples = pixel_samples[:, ::8, ::8]
     if vae.latent_dim == 2 and frames > 1 and frames % 4 == 1:
         return encode(vae, pixel_samples[::4], *args, **options).transpose(0, 1)[None]
     return encode(vae, pixel_samples, *args, **options)
