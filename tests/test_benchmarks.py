@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "benchmarks").glob("*.py"))
 IN_A_HOST = {"host_beds", "host_cost", "host_emoji", "host_features", "host_methods"}
-IN_A_HOST |= {"host_any_sampler_methods", "host_pictures_methods"}
+IN_A_HOST |= {"host_any_sampler_methods", "host_families_methods", "host_pictures_methods"}
 """Run in a ComfyUI's Python, where alone they can be imported."""
 
 
