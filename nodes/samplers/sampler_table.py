@@ -40,7 +40,6 @@ LEFT_ALONE: dict[str, str] = dict.fromkeys(
         "lcm",
         "res_3s",  # RES4LYF's, with its noise; their _ode twins draw none
         "res_5s",
-        "res_6s",
     ),
     _DRAWS,
 )
