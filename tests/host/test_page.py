@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.host.server import NAME, PACK, Server
-from tests.host.test_workflows import FEWER, UNBUILT, require_nodes
+from tests.host.test_workflows import FEWER, require_nodes
 from tests.host.tiny import SMALL
 
 pytestmark = pytest.mark.comfy
-NOT_RUN = UNBUILT | {"qwen_image_edit"}
-"""Opened only. The last one takes references of a megapixel: minutes on a CPU."""
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = PACK / "out" / "screenshots"
 EVENTS = ("execution_success", "execution_error", "execution_interrupted", "progress", "b_preview")
@@ -23,7 +21,10 @@ SHRINK = """small => {
     for (const scope of [app.graph, ...(app.graph.subgraphs?.values() ?? [])])
         for (const node of scope._nodes)
             for (const widget of node.widgets ?? [])
-                if (widget.name in small) widget.value = Math.min(widget.value, small[widget.name]);
+                if (widget.name in small) {
+                    const least = Math.max(widget.options?.min ?? 0, small[widget.name]);
+                    widget.value = Math.min(widget.value, least);
+                }
 }"""
 SHOW_ALL = """() => {
     const nodes = app.canvas.graph._nodes;
@@ -157,8 +158,6 @@ def twin_for(server: Server, name: str) -> dict:
 @pytest.mark.parametrize("name", sorted(p.stem for p in TWINS.glob("*.json")))
 def test_workflow_opens_and_runs_on_tiny_models(page, server: Server, name: str) -> None:
     open_workflow(page, server, name, twin_for(server, name))
-    if name in NOT_RUN:
-        return
     page.evaluate(SHRINK, SMALL)
     press_run(page, server, name)
 
@@ -199,7 +198,7 @@ def canvas_mode(request, opened) -> Iterator[str]:
 
 
 @pytest.mark.slow  # every graph in two canvas modes: minutes
-@pytest.mark.parametrize("name", sorted({*FEWER, *UNBUILT}))
+@pytest.mark.parametrize("name", sorted(FEWER))
 def test_no_node_lies_on_another(page, server: Server, canvas_mode: str, name: str) -> None:
     open_workflow(page, server, name, twin_for(server, name))
     label = f"{name}-{server.host.name}-{canvas_mode}"
@@ -208,7 +207,7 @@ def test_no_node_lies_on_another(page, server: Server, canvas_mode: str, name: s
         keep_pictures(page, f"{label}-{when}", len(found))
         assert all(n["box"][2] > 0 for nodes in found for n in nodes)
         assert [o for nodes in found for o in overlaps(nodes)] == [], when
-        if when == "before" and name not in NOT_RUN:
+        if when == "before":
             page.evaluate(SHRINK, SMALL)
             press_run(page, server, label)
 
