@@ -3,8 +3,8 @@
     python dev.py bench host_any_sampler [CHECKPOINT] [--tables beside_caches,exact]
 
 Runs in the interpreter of every ComfyUI that dev.py finds (COMFYUI_PATH names others) and prints
-Markdown tables, or only some of beside_caches, exact, every_sampler and replay_and_guidance; with
-RES4LYF's samplers where a ComfyUI has that pack.
+Markdown tables, or only some of beside_caches, exact, noise, every_sampler and
+replay_and_guidance; with RES4LYF's samplers where a ComfyUI has that pack.
 CHECKPOINT is the digits model, out/demo/digits_sit.safetensors unless given: a trained SiT,
 guidance 2, on the host's ``simple`` grid of 20 steps at shift 3. models/emoji.ckpt instead is the
 picture model, guidance 3, on words and seeds that nothing was chosen on.

@@ -23,41 +23,46 @@ import nodes
 any_sampler = import_module(".nodes.samplers.any_sampler", PACK)
 table = import_module(".nodes.samplers.sampler_table", PACK)
 record = import_module(".sv_core.velocity_record", PACK)
+weighted = import_module(".sv_core.weighted_run", PACK)
 STEPS = 20
 NAMED = ("euler", "uni_pc", "res_multistep", "gradient_estimation", "er_sde", "dpmpp_2m", "heun")
 """Those beside which the caches are tried: what official templates use, and two more."""
 CORRECTED = ("euler", "uni_pc", "res_multistep", "deis")
+DRAWING = ("er_sde", "euler_ancestral", "ddpm", "sa_solver", "res_multistep_ancestral",
+           "exp_heun_2_x0_sde", "seeds_2")  # fmt: skip
 GUIDANCE = (1.0, 2.0, 4.0, 6.0)
+CHOSEN = "chosen"
 Run = tuple[torch.Tensor, int]
 
 
 @contextmanager
-def measured_anew(name: str, quantity: Any, convergence: Any) -> Iterator[None]:
+def measured_anew(quantity: Any, convergence: Any, fresh: Any) -> Iterator[None]:
     """Context manager: nothing is left alone by the table, and these settings hold.
 
-    convergence: a number, None for no replay, or "chosen" as the node chooses it.
+    convergence: a number, None for no replay, or CHOSEN as the node chooses it; fresh: a number.
     """
-    before = dict(table.FORECAST), dict(table.LEFT_ALONE), any_sampler.convergence_for
+    before = any_sampler.convergence_for, any_sampler.VELOCITY, weighted.FRESH
+    left_alone = dict(table.LEFT_ALONE)
     table.LEFT_ALONE.clear()
-    table.FORECAST[table.name_of(comfy.samplers.sampler_object(name).sampler_function)] = quantity
-    if convergence != "chosen":
+    any_sampler.VELOCITY = quantity
+    if convergence != CHOSEN:
         any_sampler.convergence_for = lambda guidance: convergence
+    if fresh != CHOSEN:
+        weighted.FRESH = fresh
     try:
         yield
     finally:
-        for now, then in zip((table.FORECAST, table.LEFT_ALONE), before[:2], strict=True):
-            now.clear()
-            now.update(then)
-        any_sampler.convergence_for = before[2]
+        table.LEFT_ALONE.update(left_alone)
+        any_sampler.convergence_for, any_sampler.VELOCITY, weighted.FRESH = before
 
 
 def ours(
     bed: Bed, name: str, quantity: Any = record.VELOCITY,
-    convergence: Any = "chosen", **choice: Any,
+    convergence: Any = CHOSEN, fresh: Any = CHOSEN, **choice: Any,
 ) -> tuple[torch.Tensor, int, str]:  # fmt: skip
     """(samples, calls, what the node says)."""
     told: list[str] = []
-    with measured_anew(name, quantity, convergence):
+    with measured_anew(quantity, convergence, fresh):
         model = any_sampler.FewerCalls(any_sampler.Choice(**choice), told.append).attach(
             bed.patcher
         )
@@ -98,8 +103,8 @@ def shown(bed: Bed, run: tuple | None, base: torch.Tensor) -> str:
 
 
 def every_sampler(bed: Bed) -> None:
-    print(f"\n### Every sampler, {STEPS} steps, a share of half: dB (calls)\n")
-    print("| sampler | its own calls | v forecast | x0 forecast | v, no replay | fewer steps |")
+    print(f"\n### Every sampler, {STEPS} steps, a share of half and a third: dB (calls)\n")
+    print("| sampler | its own calls | half | half, no replay | a third | fewer steps |")
     print("|---|---|---|---|---|---|")
     for name in comfy.samplers.SAMPLER_NAMES:
         if name == "stable_vs":
@@ -111,12 +116,31 @@ def every_sampler(bed: Bed) -> None:
             continue
         made = [
             (x, calls),
-            ours(bed, name, record.DATA),
             ours(bed, name, convergence=None),
+            ours(bed, name, share=1 / 3),
             fewer_steps(bed, name, calls),
         ]
         row = " | ".join(shown(bed, run, base) for run in made)
         print(f"| {name} | {own} | {row} |", flush=True)
+
+
+def noise(bed: Bed) -> None:
+    """Samplers that draw noise, by what is forecast."""
+    settings = {f"{share:g}": {"fresh": share} for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    settings["x0_hat"] = {"quantity": record.DATA}
+    print(f"\n### Noise that the data do not follow at once (FRESH), half of {STEPS} steps: dB\n")
+    print("| cfg | sampler | " + " | ".join(settings) + " |")
+    print("|---|---|" + "---|" * len(settings))
+    usual = bed.cfg
+    for bed.cfg in (1.0, 2.0):
+        for name in DRAWING:
+            if name not in comfy.samplers.SAMPLER_NAMES:
+                continue
+            base, _ = bed.run(comfy.samplers.sampler_object(name), bed.grid(STEPS))
+            found = (bed.decibels(ours(bed, name, **s)[0], base) for s in settings.values())
+            row = " | ".join(f"{db:.1f}" for db in found)
+            print(f"| {bed.cfg:g} | {name} | {row} |", flush=True)
+    bed.cfg = usual
 
 
 def exact(bed: Bed) -> None:
@@ -151,7 +175,7 @@ def beside_caches(bed: Bed) -> None:
 
 def replay_and_guidance(bed: Bed) -> None:
     settings = {"no replay": None, "velocity kept": 0.0, "0.3": 0.3, "0.5": 0.5, "0.7": 0.7}
-    settings |= {"data kept": 1.0, "the node's": "chosen"}
+    settings |= {"data kept": 1.0, "the node's": CHOSEN}
     print("\n### What a replayed call keeps (convergence), by guidance: dB at 10 of 20 calls\n")
     print("| cfg | sampler | " + " | ".join(settings) + " |")
     print("|---|---|" + "---|" * len(settings))
@@ -182,18 +206,18 @@ def twenty(bed: Bed) -> Bed:
     return bed
 
 
-TABLES = (beside_caches, exact, every_sampler, replay_and_guidance)
+TABLES = (beside_caches, exact, noise, replay_and_guidance, every_sampler)
 
 
 @torch.inference_mode()
 def inside(checkpoint: Path) -> None:
-    print(f"ComfyUI in {Path.cwd().name}, torch {torch.__version__}, seed {SEED}")
+    print(f"ComfyUI in {Path.cwd().name}, torch {torch.__version__}, seed {SEED}", flush=True)
     load_res4lyf()
     if checkpoint.suffix == ".ckpt":
         bed = Emoji(checkpoint).bed(3.0, STEPS, HELD_OUT, 101)
     else:
         bed = twenty(digits_bed(checkpoint))
-    print(f"{bed.name}: dB (evaluations, cond + uncond)")
+    print(f"{bed.name}: dB (evaluations, cond + uncond)", flush=True)
     for table_of in TABLES:
         if "--tables" not in sys.argv or table_of.__name__ in sys.argv[-1].split(","):
             table_of(bed)

@@ -24,7 +24,8 @@ class Free:
     """A denoiser that costs one product."""
 
     def __init__(self, patcher: Any):
-        self.inner_model = type("Guider", (), {"model_patcher": patcher})()
+        parts = {"model_patcher": patcher, "inner_model": patcher.model}
+        self.inner_model = type("Guider", (), parts)()
 
     def __call__(self, x, sigma, **options):
         return 0.5 * x

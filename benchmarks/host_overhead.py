@@ -1,5 +1,7 @@
 # ruff: noqa: TID251  it measures inside ComfyUI
-"""What our sampler costs beside ComfyUI's own euler: python -m benchmarks.host_overhead
+"""What our samplers cost beside ComfyUI's own: python dev.py bench host_overhead
+
+Then, by ``overhead_host.py``, what Fewer Calls costs beside the model's calls.
 
 Both run in every ComfyUI that dev.py finds, with its own interpreter, on the same tiny SD3.5 of
 random weights and the same SIGMAS, turn by turn; the table shows medians. Memory is the most that a
@@ -138,7 +140,9 @@ def main() -> int:
         print(f"{'sampler':<12}{'ms per run':>12}{'ratio':>9}{'buffers':>9}")
         for label in ("euler", *OURS):
             row = (got[f"{kind} {label}"] for kind in ("time", "ratio", "buffers"))
-            print("{:<12}{:>12.1f}{:>9.3f}{:>9.0f}".format(label, *row))
+            print("{:<12}{:>12.1f}{:>9.3f}{:>9.0f}".format(label, *row), flush=True)
+        command = [python_of(host), ROOT / "benchmarks/overhead_host.py", ROOT]
+        subprocess.run(command, cwd=host, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return 0
 
 

@@ -7,13 +7,14 @@ import torch
 from comfy_api.latest import io
 
 from ..sv_core.errors import InvalidInput
+from ..sv_core.fewer_calls import SHARE
 from ..sv_core.sampling import adaptive_calls
 from . import schema
 from .calibration_file import Calibration, read_nodes
 from .host import flow
 from .host.compat import supported
 from .host.wrappers import show_on_node
-from .samplers.any_sampler import SHARE, Choice, FewerCalls
+from .samplers.any_sampler import Choice, FewerCalls
 
 QUALITIES = {"draft": 0.35, "usual": SHARE, "high": 0.7}
 """Shares of the calls by name."""

@@ -87,6 +87,19 @@ def auto_rule(ts: np.ndarray, calls: int) -> list[int]:
     return early_rule(ts, calls) if calls >= 12 else density_rule(ts, calls)
 
 
+def late_rule(ts: np.ndarray, calls: int) -> list[int]:
+    """``auto_rule`` with calls at each of the last three nodes, from 7 calls on.
+
+    Trained networks turn there: details are decided. Shift 3, 30 steps, 15 calls:
+    0 2 4 5 8 10 13 15 18 21 23 25 27 28 29.
+    """
+    last = _last(ts)
+    if calls < 7 or calls > last:
+        return auto_rule(ts, calls)
+    rule = early_rule if calls >= 12 else density_rule
+    return [*rule(ts[:last], calls - 2), last - 1, last]
+
+
 def guarded_rule(ts: np.ndarray, calls: int) -> list[int]:
     """Nodes 0, 1 and every second while t >= .85, then ever closer: L (1 - (1 - u)^1.3).
 
@@ -125,6 +138,7 @@ CALL_RULES: dict[str, Rule] = {
     "auto": auto_rule,
     "density": density_rule,
     "early": early_rule,
+    "late": late_rule,
     "guarded": guarded_rule,
     "safe": safe_rule,
 }

@@ -20,6 +20,12 @@ from .errors import InvalidInput
 from .sampler_levels import Denoiser, Levels, RandomState, Sampler, level
 from .sampling import NextFn, listed_calls
 from .velocity_record import VELOCITY, Quantity, VelocityRecord
+from .weighted_run import WeightedRun
+
+SHARE = 0.5
+"""The usual share of the levels at which a run calls the network."""
+FEWEST_LEVELS = 9
+"""Runs of fewer are left alone: among 8 steps each is too much of the picture."""
 
 CONVERGENCE = 0.35
 """For guidance 2; see ``convergence_for``."""
@@ -53,19 +59,18 @@ def level_grid(levels: Levels, end: float, quantity: Quantity = VELOCITY) -> lis
     return [quantity.time(s) for s in (*levels.sigmas, end)]
 
 
-def calls_of_share(levels: Levels, share: float) -> int:
-    """How many calls a share is: of the levels, at least two; at 1 of all evaluations.
+def calls_of_share(count: int, share: float = SHARE) -> int:
+    """How many of so many levels a share is: at least two.
 
-    A sampler that asks twice at a level gains next to nothing by the second call there.
     Raises InvalidInput for a share outside (0, 1].
     """
     if not 0 < share <= 1:
         raise InvalidInput(f"the share of calls must be above 0 and at most 1, got {share:g}")
-    return len(levels.visits) if share == 1 else max(2, round(share * len(levels.sigmas)))
+    return max(2, round(share * count))
 
 
 def fixed_calls(
-    levels: Levels, times: Sequence[float], calls: int, rule: str = "auto"
+    levels: Levels, times: Sequence[float], calls: int, rule: str = "late"
 ) -> NextFn | None:
     """``calls`` of the nodes, by a rule of ``CALL_RULES``; None if that is every evaluation.
 
@@ -95,8 +100,6 @@ class _Answers:
         self._due = 0  # the node of the next call
         self._guessed = False  # whether this run has used a forecast that the next call will mend
         self._moved: tuple[int, Tensor] | None = None  # the call that ends a stretch to be mended
-        self.start: tuple[int, Tensor] | None = None
-        """Where a run can be taken up: a called node and x there."""
 
     def __call__(self, x: Tensor, sigma: Tensor, **options) -> Tensor:
         s = level(sigma)
@@ -107,8 +110,9 @@ class _Answers:
             return self._asked(node, x, sigma, options)
         if node not in self.record and node >= self._due:
             return self._call(node, x, sigma, options)
-        if node in self.record:
-            self._arrive(node, x, s)
+        if self._moved is not None and self._moved[0] == node:
+            by, self._moved = x - self._moved[1], None
+            self.record.shift(self._quantity, node, s, by, self._convergence or 0.0)
         self._guessed |= not self.record.is_settled(node)
         return self.record.answer(self._quantity, node, x, s)
 
@@ -119,33 +123,15 @@ class _Answers:
         return denoised
 
     def _call(self, node: int, x: Tensor, sigma: Tensor, options: dict) -> Tensor:
-        if self._levels.by_steps:
-            self.record.keep(2)  # all that the new one is combined with
         denoised = self._asked(node, x, sigma, options)
         a, b = self._quantity.from_answer(self._levels.sigmas[node])
         self.record.add(node, torch.mul(x, a).add_(denoised, alpha=b))
         assert self._next_call is not None  # else every evaluation is asked for
-        self._due = self._next_call(self.record.newest(3))
+        self._due = self._next_call(self.record.newest(3), self.record.__getitem__)
         if self._guessed and self._convergence is not None:
-            self._moved = node, x
+            self._moved, self._guessed = (node, x), False
             raise _Again
-        self.start = node, x
         return denoised
-
-    def _arrive(self, node: int, x: Tensor, s: float) -> None:
-        """A called node again, the first time behind a stretch that was mended."""
-        if self._convergence is not None and self._moved is not None and self._moved[0] == node:
-            by = x - self._moved[1]
-            self._moved = None
-            self.record.shift(self._quantity, node, s, by, self._convergence)
-        self.start = node, x
-
-    def begin(self, x: Tensor) -> tuple[int, Tensor]:
-        """A new run of the sampler: from which step, and x there; x: at the whole grid's start."""
-        self._guessed = False
-        if not self._levels.by_steps:
-            return 0, x.clone()  # which the sampler may write into
-        return self.start or (0, x)
 
 
 def sample_fewer_calls(
@@ -169,20 +155,27 @@ def sample_fewer_calls(
 
     convergence: of ``convergence_for``; None leaves all forecasts as they were (no replay).
 
-    Held beside what the sampler itself holds, in tensors of the size of x: three values and two x
-    if it goes ``by_steps``, else one value for every call and one x.
+    A sampler that adds up (``Levels.weights``) is run by its weights: then few tensors of the size
+    of x are held however many the calls (benchmarks/RESULTS.md has them by sampler), the sampler's
+    own included. Any other one is run again itself, over one value for every call and two x.
     """
     times = level_grid(levels, float(sigmas[-1]), quantity)
+    if levels.weights is not None and next_call is not None:
+        weights = levels.weights
+        run = WeightedRun(
+            denoise, x, levels, weights, next_call, times, quantity, convergence, report
+        )
+        del x
+        sigmas.copy_(weights.own)  # what a sampler writes there, its caller may read
+        return run.result()
     answers = _Answers(denoise, levels, quantity, times, next_call, convergence, report)
     state = RandomState(x.device)
     while True:
-        step, start = answers.begin(x)
-        own = sigmas[step:].clone()
+        own = sigmas.clone()
         try:
-            x = sampler(answers, start, own)
+            x = sampler(answers, x.clone(), own)  # a copy: it may write into it
         except _Again:
             state.restore()
-            del start
         else:
-            sigmas[step:] = own  # what a sampler writes there, its caller may read
+            sigmas.copy_(own)
             return x

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidInput
+from .sampler_weights import TooMany, Weights, find_weights, watch
 
 Denoiser = Callable[..., Tensor]
 Sampler = Callable[[Denoiser, Tensor, Tensor], Tensor]
 
 SAME = 1e-5
 """Levels nearer than this, relatively, are one: samplers compute with their logarithms."""
+SMALL = 1 << 16
+"""How many numbers of x a watched run may keep for every evaluation."""
 TOO_MANY = 20
 """Evaluations a step, beyond which a sampler does not follow its grid."""
 
@@ -30,8 +33,8 @@ class Levels(NamedTuple):
     """The distinct levels, descending: the nodes."""
     visits: tuple[int, ...]
     """The node of every evaluation, in the sampler's order."""
-    by_steps: bool
-    """Whether a run can be taken up at any step: x alone goes from one node to the next."""
+    weights: Weights | None
+    """Of the sampler, if it adds up."""
 
     def node(self, sigma: float) -> int | None:
         """Of a level; None for one that the sampler was not seen at."""
@@ -75,28 +78,6 @@ def same_randomness_after(device: torch.device) -> Iterator[None]:
         state.restore()
 
 
-class _Seen(NamedTuple):
-    """One evaluation."""
-
-    sigma: float
-    x: Tensor
-    given: Tensor
-    """The tensor itself, into which the sampler may have written since."""
-
-
-def _watch(sampler: Sampler, answer: Denoiser, x: Tensor, sigmas: Tensor) -> list[_Seen]:
-    seen: list[_Seen] = []
-
-    def denoise(x: Tensor, sigma: Tensor, **options) -> Tensor:
-        if len(seen) >= TOO_MANY * len(sigmas):
-            raise InvalidInput("it chooses its own noise levels")
-        seen.append(_Seen(level(sigma), x.clone(), x))
-        return answer(x, level(sigma))
-
-    sampler(denoise, x.clone(), sigmas.clone())
-    return seen
-
-
 # Two networks that agree in nothing; both are tame enough for a sampler with an error estimate.
 
 
@@ -116,37 +97,27 @@ def _distinct(sigmas: Sequence[float]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _goes_by_steps(sampler: Sampler, sigmas: Tensor, whole: list[_Seen]) -> bool:
-    """Whether a run from a step's start is the rest of the whole run, bit for bit."""
-    if [seen.sigma for seen in whole] != sigmas[:-1].tolist():
-        return False
-    if not all(torch.equal(seen.x, seen.given) for seen in whole):
-        return False
-    for step in {len(whole) // 3, 2 * len(whole) // 3} - {0}:
-        part, rest = _watch(sampler, _first, whole[step].x, sigmas[step:]), whole[step:]
-        if [seen.sigma for seen in part] != [seen.sigma for seen in rest]:
-            return False
-        if not all(torch.equal(a.x, b.x) for a, b in zip(part, rest, strict=True)):
-            return False
-    return True
-
-
 def find_levels(sampler: Sampler, x: Tensor, sigmas: Tensor) -> Levels:
     """Run the sampler over answers that need no network. No randomness is used up.
 
-    x: of the run, or a small part of it. Raises InvalidInput, with the reason, for a sampler whose
-    levels depend on the network's answers, or that asks at level 0.
+    x: of the run, or a small part of it: a large one is not kept, so that there are no weights.
+    Raises InvalidInput, with the reason, for a sampler whose levels depend on the network's
+    answers, or that asks at level 0.
     """
-    with same_randomness_after(x.device):
-        whole = _watch(sampler, _first, x, sigmas)
-    with same_randomness_after(x.device):
-        other = _watch(sampler, _second, x, sigmas)
-    levels = [seen.sigma for seen in whole]
-    if levels != [seen.sigma for seen in other]:
+    most, keep = TOO_MANY * len(sigmas), x.numel() <= SMALL
+    runs = []
+    for answer in (_first, _second):
+        with same_randomness_after(x.device):
+            try:
+                runs.append(watch(sampler, x, sigmas, answer, most, keep=keep))
+            except TooMany:
+                raise InvalidInput("it chooses its own noise levels") from None
+    levels, others = ([seen.sigma for seen in run.seen] for run in runs)
+    if levels != others:
         raise InvalidInput("it chooses its own noise levels")
     if not levels or min(levels) <= 0:
         raise InvalidInput("it asks for the model where there is no noise left")
     distinct = _distinct(levels)
     visits = tuple(node for s in levels if (node := _find(distinct, s)) is not None)
     with same_randomness_after(x.device):
-        return Levels(distinct, visits, _goes_by_steps(sampler, sigmas, whole))
+        return Levels(distinct, visits, find_weights(sampler, sigmas, runs) if keep else None)

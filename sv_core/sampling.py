@@ -125,8 +125,9 @@ class StraightPath:
         return combine([self._of_v[k], -self._of_x[k]], [v, x])
 
 
-NextFn = Callable[[Known], int]
-"""Chooses the node of the next call, from the newest call and the two before it."""
+NextFn = Callable[[Sequence[int], Callable[[int], Tensor]], int]
+"""Chooses the node of the next call, from the nodes of the newest call and the two before it, and
+the velocity at each."""
 
 
 def _march(
@@ -160,7 +161,7 @@ def _march(
         if k > start:
             del y  # freed before the next state is made: states take most of the memory
             state, start = replay(solver, state, known, times, start, k), k
-        following = next_call(known)
+        following = next_call([node for node, _ in known], dict(known).__getitem__)
         known = known[:2]
         if following == k + 1:
             state, start = solver(state, known[0][1], times[k], times[k + 1]), k + 1
@@ -179,7 +180,7 @@ def listed_calls(nodes: Sequence[int], steps: int) -> NextFn:
             f"got {list(nodes)}: it belongs to another grid"
         )
     # A sampler that visits its levels out of order may have asked between two of the list.
-    return lambda known: next((k for k in nodes if k > known[0][0]), steps)
+    return lambda called, velocity: next((k for k in nodes if k > called[0]), steps)
 
 
 def _curvature(known: Known, times: Sequence[float], parts: Sequence[int]) -> float:
@@ -208,9 +209,11 @@ def adaptive_calls(times: Sequence[float], tolerance: float, parts: Sequence[int
     if not tolerance > 0:
         raise InvalidInput(f"tolerance must be above 0 (0.02 is usual), got {tolerance:g}")
 
-    def next_call(known: Known) -> int:
-        curvature = _curvature(known, times, parts) if len(known) == 3 else None
-        return known[0][0] + adaptive_block(times, [k for k, _ in known], curvature, tolerance)
+    def next_call(called: Sequence[int], velocity: Callable[[int], Tensor]) -> int:
+        curvature = None
+        if len(called) == 3:
+            curvature = _curvature(tuple((k, velocity(k)) for k in called), times, parts)
+        return called[0] + adaptive_block(times, called, curvature, tolerance)
 
     return next_call
 
@@ -270,7 +273,7 @@ def sample_ode(
     Aims at the exact solution, not at another sampler's result; best on ``schedules.ode_grid``.
     """
 
-    def next_call(known: Known) -> int:
-        return known[0][0] + 1
+    def next_call(called: Sequence[int], velocity: Callable[[int], Tensor]) -> int:
+        return called[0] + 1
 
     return _march(velocity, x, ts, interpolant, adams_moulton_3, next_call, callback)

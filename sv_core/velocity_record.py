@@ -55,16 +55,24 @@ class VelocityRecord:
     def __contains__(self, node: int) -> bool:
         return node in self._values
 
-    def __len__(self) -> int:
-        """How many values are held: each is a tensor of the latent's size."""
-        return len(self._values)
+    def __getitem__(self, node: int) -> Tensor:
+        return self._values[node]
+
+    def all(self) -> list[Tensor]:
+        """Every value that is held."""
+        return list(self._values.values())
+
+    def change(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Put function(value) in place of every value."""
+        self._values = {k: function(v) for k, v in self._values.items()}
 
     def add(self, node: int, value: Tensor) -> None:
         self._values[node] = value
 
-    def keep(self, count: int) -> None:
-        """Forget all but the last nodes."""
-        self._values = dict(self.newest(count))
+    def keep_for(self, node: int) -> None:
+        """Forget what no answer at this node or a later one comes from."""
+        first = min(sorted((k for k in self._values if k <= node), reverse=True)[:2], default=0)
+        self._values = {k: v for k, v in self._values.items() if k >= first}
 
     def shift(self, quantity: Quantity, node: int, sigma: float, by: Tensor, share: float) -> None:
         """A known value for an x that lies ``by`` from the one it was asked at.
@@ -77,9 +85,9 @@ class VelocityRecord:
         if weight := -share * b * c:
             self._values[node] = torch.add(self._values[node], by, alpha=weight)
 
-    def newest(self, count: int) -> tuple[tuple[int, Tensor], ...]:
-        """Of the last nodes, newest first."""
-        return tuple((k, self._values[k]) for k in sorted(self._values, reverse=True)[:count])
+    def newest(self, count: int) -> list[int]:
+        """The last nodes that are known, newest first."""
+        return sorted(self._values, reverse=True)[:count]
 
     def is_settled(self, node: int) -> bool:
         """Whether later values will leave this node's as it is."""
@@ -92,10 +100,17 @@ class VelocityRecord:
         after = sorted(k for k in self._values if k > node)[: 1 if before else 2]
         return [*after, *before]
 
+    def _weights(self, node: int, points: list[int]) -> list[float]:
+        return lagrange_weights([self._times[k] for k in points], self._times[node])
+
+    def value(self, node: int) -> Tensor:
+        """The quantity at a node, a new tensor."""
+        points = self._points(node)
+        return combine(self._weights(node, points), [self._values[k] for k in points])
+
     def answer(self, quantity: Quantity, node: int, x: Tensor, sigma: float) -> Tensor:
         """D at (x, sigma), sigma that of the node: one linear combination, a new tensor."""
         points = self._points(node)
         keep, share = quantity.to_answer(sigma)
-        weights = lagrange_weights([self._times[k] for k in points], self._times[node])
-        weights = [keep, *(share * w for w in weights)]
+        weights = [keep, *(share * w for w in self._weights(node, points))]
         return combine(weights, [x, *(self._values[k] for k in points)])

@@ -20,6 +20,8 @@ from tqdm.auto import tqdm
 
 from ...sv_core.errors import InvalidInput
 from ...sv_core.fewer_calls import (
+    FEWEST_LEVELS,
+    SHARE,
     calls_of_share,
     convergence_for,
     fixed_calls,
@@ -28,16 +30,13 @@ from ...sv_core.fewer_calls import (
 )
 from ...sv_core.sampler_levels import Denoiser, Levels, Sampler, find_levels
 from ...sv_core.sampling import NextFn, adaptive_calls, listed_calls
-from ...sv_core.velocity_record import EXPLODING_VELOCITY, Quantity
+from ...sv_core.velocity_record import EXPLODING_VELOCITY, VELOCITY, Quantity
 from ..calibration_file import Calibration, Nodes, write_nodes
 from ..host import flow, wrappers
 from .progress import Progress
-from .sampler_table import LEFT_ALONE, name_of, quantity_for
+from .sampler_table import LEFT_ALONE, name_of
 
 KEY = "stable_velocity_fewer_calls"
-FEWEST_LEVELS = 9
-"""Runs of fewer are left alone: among 8 steps each is too much of the picture."""
-SHARE = 0.5
 
 
 class LeftAlone(Exception):
@@ -136,13 +135,13 @@ def _find_levels(sampler: Sampler, x: Tensor, sigmas: Tensor) -> Levels:
     return levels
 
 
-def _quantity(model: Any, name: str) -> Quantity:
+def _quantity(model: Any) -> Quantity:
     model_sampling = flow.sampling_of(model)
     try:
         flow.require_flow(model_sampling)
     except InvalidInput as e:
         raise LeftAlone(str(e)) from e
-    return EXPLODING_VELOCITY if flow.is_exploding_flow(model_sampling) else quantity_for(name)
+    return EXPLODING_VELOCITY if flow.is_exploding_flow(model_sampling) else VELOCITY
 
 
 def _listed(choice: Choice, levels: Levels, sigmas: Tensor, patcher: Any) -> list[int]:
@@ -151,6 +150,17 @@ def _listed(choice: Choice, levels: Levels, sigmas: Tensor, patcher: Any) -> lis
     if levels.sigmas != tuple(sigmas[:-1].tolist()):
         raise InvalidInput("a calibration is for samplers that call the model once a step")
     return list(choice.calibration.nodes_for(patcher, sigmas, choice.number))
+
+
+def _number_of_calls(choice: Choice, levels: Levels) -> int:
+    """A sampler that asks twice at a level gains next to nothing by the second call there; at a
+    share of 1 it makes them all.
+    """
+    if choice.number:
+        return choice.number
+    if choice.share == 1:
+        return len(levels.visits)
+    return calls_of_share(len(levels.sigmas), choice.share)
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,7 @@ def _plan(
     """Raises LeftAlone."""
     if name in LEFT_ALONE:
         raise LeftAlone(LEFT_ALONE[name])
-    quantity = _quantity(model, name)
+    quantity = _quantity(model)
     levels = _find_levels(sampler, _sample_of(x, options), sigmas)
     times = level_grid(levels, float(sigmas[-1]), quantity)
     if choice.tolerance:
@@ -180,10 +190,10 @@ def _plan(
         if choice.nodes or choice.calibration is not None:
             nodes = _listed(choice, levels, sigmas, model.inner_model.model_patcher)
             return _Plan(levels, quantity, listed_calls(nodes, len(levels.sigmas)), len(nodes))
-        calls = choice.number or calls_of_share(levels, choice.share)
-        total = calls if calls < len(levels.sigmas) else min(len(levels.sigmas), calls)
+        calls = _number_of_calls(choice, levels)
         next_call = fixed_calls(levels, times, calls)
-        return _Plan(levels, quantity, next_call, total if next_call else len(levels.visits))
+        total = min(calls, len(levels.sigmas)) if next_call else len(levels.visits)
+        return _Plan(levels, quantity, next_call, total)
     except InvalidInput as e:
         raise LeftAlone(str(e)) from e
 

@@ -19,7 +19,7 @@ class Progress:
         """The number of calls; None while it is not known, as in mode adaptive."""
 
     def __call__(self, i: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-        self._last = i, denoised, x
+        self._last = None if self.total else (i, denoised, x)  # which the end is shown with
         self._callback(i, denoised, x, self.total or steps)
 
     def finish(self) -> None:

@@ -6,18 +6,6 @@ samplers where a host has that pack.
 
 from collections.abc import Callable
 
-from ...sv_core.velocity_record import DATA, VELOCITY, Quantity
-
-FORECAST: dict[str, Quantity] = {
-    "exp_heun_2_x0_sde": DATA,
-    "res_multistep_ancestral": DATA,
-    "sa_solver": DATA,
-    "sa_solver_pece": DATA,
-    "deis_2m": DATA,  # RES4LYF's
-    "deis_3m": DATA,
-}
-"""Samplers for which another quantity than the velocity is forecast: 1 to 8 dB nearer."""
-
 _DRAWS = "it draws so much noise that with fewer calls it makes another picture, as fewer steps do"
 
 RES4LYF = (
@@ -50,8 +38,3 @@ is above 19 dB."""
 def name_of(function: Callable) -> str:
     """As the table has it: the function's own, without ``sample_``."""
     return getattr(function, "__name__", type(function).__name__).removeprefix("sample_")
-
-
-def quantity_for(name: str) -> Quantity:
-    """What to forecast between the calls of a sampler."""
-    return FORECAST.get(name, VELOCITY)

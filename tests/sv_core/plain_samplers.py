@@ -85,6 +85,14 @@ def out_of_order(denoise, x, sigmas):
     return x
 
 
+def with_a_norm(denoise, x, sigmas):
+    """Euler, with steps that are a little shorter the larger they are: no weights can say that."""
+    for s, r in itertools.pairwise(sigmas):
+        v = (x - denoise(x, _times(s, x))) / s
+        x = x + (r - s) * v * (1 - 0.01 * v.square().mean().sqrt())
+    return x
+
+
 def self_willed(denoise, x, sigmas):
     """Chooses its steps by what the network says."""
     s = sigmas[0]

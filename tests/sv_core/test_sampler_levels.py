@@ -8,28 +8,29 @@ from sv_core.sampler_levels import find_levels, same_randomness_after
 from tests.sv_core import plain_samplers as plain
 from tests.sv_core.exact_flows import GRID
 
-X = torch.ones(2, 3, dtype=GRID.dtype)
+X = torch.arange(6, dtype=GRID.dtype).view(2, 3)
 STEPS = len(GRID) - 1
 
 
-def test_one_level_a_step_and_whether_x_alone_goes_on():
-    for sampler, by_steps in (
+def test_one_level_a_step_and_whether_the_sampler_adds_up():
+    for sampler, adds_up in (
         (plain.euler, True),
-        (plain.two_step, False),
-        (plain.ancestral, False),
-        (plain.writes_into_x, False),
+        (plain.two_step, True),
+        (plain.ancestral, True),
+        (plain.writes_into_x, True),
         (plain.writes_into_sigmas, True),
+        (plain.with_a_norm, False),
     ):
         levels = find_levels(sampler, X, GRID)
         assert levels.sigmas == tuple(GRID[:-1].tolist())
         assert levels.visits == tuple(range(STEPS))
-        assert levels.by_steps is by_steps, sampler.__name__
+        assert (levels.weights is not None) is adds_up, sampler.__name__
 
 
 def test_stages_off_the_grid_twice_on_it_and_out_of_order_become_visible():
     twice = find_levels(plain.heun, X, GRID)
     assert len(twice.sigmas) == STEPS and len(twice.visits) == 2 * STEPS - 1
-    assert twice.visits[:5] == (0, 1, 1, 2, 2) and not twice.by_steps
+    assert twice.visits[:5] == (0, 1, 1, 2, 2)
     off = find_levels(plain.midpoint, X, GRID)
     assert len(off.sigmas) == 2 * STEPS and off.visits == tuple(range(2 * STEPS))
     assert find_levels(plain.out_of_order, X, GRID).visits[:5] == (0, 2, 1, 3, 2)

@@ -67,11 +67,27 @@ def test_what_lies_between_two_calls_is_settled():
     assert [float(_at(record, k)) for k in (1, 3)] == before
 
 
-def test_it_forgets_all_but_the_last():
-    record = _filled(torch.sin, range(6))
-    record.keep(3)
-    assert len(record) == 3 and [k for k, _ in record.newest(9)] == [5, 4, 3]
-    assert 3 in record and 2 not in record
+def test_it_keeps_what_later_answers_come_from():
+    for node, kept in (
+        (5, [5, 4]),
+        (9, [5, 4]),
+        (4, [5, 4, 3]),
+        (3, [5, 4, 3, 2]),
+        (0, [*range(5, -1, -1)]),
+    ):
+        record = _filled(torch.sin, range(6))
+        before = {k: record.answer(DATA, k, torch.zeros(1), 1.0) for k in range(node, 6)}
+        record.keep_for(node)
+        assert record.newest(9) == kept and len(record.all()) == len(kept)
+        for k, answer in before.items():
+            assert torch.equal(record.answer(DATA, k, torch.zeros(1), 1.0), answer)
+
+
+def test_every_value_can_be_changed():
+    record = _filled(torch.sin, (0, 2, 4))
+    before = record[2].clone()
+    record.change(lambda value: 2 * value)
+    assert torch.equal(record[2], 2 * before)
 
 
 @pytest.mark.parametrize("share", (0.0, 0.4, 1.0))

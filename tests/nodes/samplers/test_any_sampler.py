@@ -233,7 +233,7 @@ def test_guidance_and_hooks_happen_at_the_calls():
 class PointData:
     """A denoiser whose data is one point, for any shape of x."""
 
-    inner_model = type("G", (), {"model_patcher": MODEL})()
+    inner_model = type("G", (), {"model_patcher": MODEL, "inner_model": MODEL.model})()
 
     def __call__(self, x, sigma, **options):
         assert sigma.shape == x.shape[:1]
@@ -261,8 +261,8 @@ def test_any_rank_and_no_callback():
 
 
 def test_a_video_s_run_holds_few_tensors_of_its_size():
-    """20 calls of 40: at most 8 more than a sampler that goes from node to node by itself."""
-    x, grid = torch.randn(1, 2, 21, 60, 104), grid_of(40)  # fewer channels, for the tests' time
+    """20 calls of 40, the sampler's own tensors included, the start it is given not counted."""
+    x, grid = torch.randn(1, 16, 21, 60, 104), grid_of(40)
     network = PointData()
     network.answer = lambda x: x * 0.5  # one tensor
 
@@ -271,9 +271,8 @@ def test_a_video_s_run_holds_few_tensors_of_its_size():
             function(network, x, grid.clone(), extra_args={}, disable=True)
         return held.most
 
-    for name, more in (("euler", 8), ("ddim", 8), ("res_multistep", 24), ("uni_pc", 24)):
-        own, ours = most(sampler(name).sampler_function), most(driven(name)[0])
-        assert ours <= own + more, (name, own, ours)
+    for name in ("euler", "euler_ancestral", "heun", "res_multistep", "uni_pc", "er_sde"):
+        assert most(driven(name)[0]) <= (8 if name.startswith(("euler", "heun")) else 9), name
 
 
 def test_a_flow_kept_as_x0_plus_noise_takes_the_same_steps():

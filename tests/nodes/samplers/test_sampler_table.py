@@ -12,12 +12,11 @@ pytestmark = pytest.mark.inside
 table = import_module(".nodes.samplers.sampler_table", NAME)
 
 
-def test_every_name_is_a_sampler_of_the_newest_host_and_in_one_part():
-    assert not table.FORECAST.keys() & table.LEFT_ALONE.keys()
+def test_every_name_is_a_sampler_of_the_newest_host():
     known = {*comfy.samplers.SAMPLER_NAMES}
     # RES4LYF's own functions of these names answer to them where that pack is.
-    newer = {*table.RES4LYF, "exp_heun_2_x0_sde", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"}
-    assert {*table.FORECAST, *table.LEFT_ALONE} - newer <= known
+    newer = {*table.RES4LYF, "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"}
+    assert {*table.LEFT_ALONE} - newer <= known
     assert len(set(table.RES4LYF)) == len(table.RES4LYF) == 19
 
 
@@ -26,12 +25,8 @@ def test_a_neighbour_s_samplers_are_known_without_the_neighbour():
         return x
 
     assert "draws so much noise" in table.LEFT_ALONE[table.name_of(sample_res_3s)]
-    assert table.quantity_for("deis_2m") is table.DATA
-    assert table.quantity_for("res_2m_ode") is table.VELOCITY
 
 
 def test_a_sampler_is_found_by_its_function():
     for name in ("euler", "lcm", "sa_solver"):
         assert table.name_of(comfy.samplers.sampler_object(name).sampler_function) == name
-    assert table.quantity_for("euler") is table.VELOCITY
-    assert table.quantity_for("sa_solver") is table.DATA
