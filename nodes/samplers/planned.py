@@ -19,13 +19,14 @@ from tqdm.auto import tqdm
 from ...sv_core import sampling
 from ...sv_core.calibration import Recorder, self_calibrate
 from ...sv_core.call_rules import call_nodes
+from ...sv_core.fewer_calls import FEWEST_LEVELS, calls_of_share
 from ...sv_core.schedules import ode_grid
 from ...sv_core.solvers import SOLVERS
 from ..calibration_file import Nodes, write_nodes
 from ..checks import require_grid
 from ..host import flow
 from ..host.exploding import on_linear_path
-from .plan import ADAPTIVE, CALIBRATED, DEFAULT_CALLS, FORECAST, ODE, SELF, Plan
+from .plan import ADAPTIVE, CALIBRATED, FORECAST, ODE, SELF, Plan
 from .progress import CallTracker, Progress, StepTracker
 
 REMEMBERED = 32
@@ -167,13 +168,12 @@ def sample_planned(
 
 
 def fixed_calls(sigmas: Tensor) -> int:
-    """The number of calls of the drop-down's ``stable_vs``: 14, or all steps of a shorter grid.
+    """The number of calls of the drop-down's ``stable_vs``: half of the steps, all of 8 or fewer.
 
-    On a part of a grid (two experts, or denoise below 1): half of its steps, but 8 to 14.
+    Of a part of a grid (two experts, or denoise below 1) half of that part.
     """
     steps = len(sigmas) - 1
-    whole = float(sigmas[0]) > 0.99 and float(sigmas[-1]) == 0
-    return min(steps, DEFAULT_CALLS if whole else min(DEFAULT_CALLS, max(8, -(-steps // 2))))
+    return steps if steps < FEWEST_LEVELS else calls_of_share(steps)
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ def sample_fixed(
     if len(sigmas) == 1:
         return x
     steps, calls = len(sigmas) - 1, fixed_calls(sigmas)
-    nodes = call_nodes(sigmas.tolist(), max(calls, 2))
+    nodes = call_nodes(sigmas.tolist(), max(calls, 2), "late")
     with tqdm(total=len(nodes), disable=disable) as bar:
         x = sampling.sample_forecast(
             flow.velocity_from_denoiser(model, extra_args or {}),

@@ -200,7 +200,7 @@ def test_noise_0_equals_euler_on_the_same_sigmas(server: Server, name: str) -> N
     assert ours.ndim == (5 if name.startswith(("wan", "qwen")) else 4)
 
 
-def test_ksampler_s_14_calls_are_nearer_to_30_steps_than_14_steps(server: Server) -> None:
+def test_ksampler_s_15_calls_are_nearer_to_30_steps_than_15_steps(server: Server) -> None:
     prompt = twin("ksampler")
     node = find(prompt, "KSampler")
     assert prompt[node]["inputs"]["sampler_name"] == "stable_vs"
@@ -212,10 +212,10 @@ def test_ksampler_s_14_calls_are_nearer_to_30_steps_than_14_steps(server: Server
 
     for denoise in (1.0, 0.6):
         base = made("euler", 30, denoise)
-        errors = [(made(*s, denoise) - base).std() for s in (("stable_vs", 30), ("euler", 14))]
+        errors = [(made(*s, denoise) - base).std() for s in (("stable_vs", 30), ("euler", 15))]
         # Random weights make a rough velocity: trained ones gain far more.
         assert errors[0] < 0.9 * errors[1], [float(e) for e in errors]
-    assert_near(made("stable_vs", 14, 1.0), made("euler", 14, 1.0), 2e-6)
+    assert_near(made("stable_vs", 8, 1.0), made("euler", 8, 1.0), 2e-6)
 
 
 def test_ksampler_advanced_in_two_parts_equals_one(server: Server) -> None:

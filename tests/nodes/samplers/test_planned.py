@@ -1,5 +1,7 @@
 """Planned samplers in ComfyUI: against its solvers, the paper's calls and the exact law."""
 
+from functools import partial
+
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -29,8 +31,8 @@ def test_a_call_at_every_step_is_the_base_solver():
         assert (ours - theirs).abs().max() < 2e-6 * theirs.abs().max(), len(part)
     for mode in ("self-calibrating", "forecast"):
         assert torch.equal(run(planned(calls=30, mode=mode), GRID), run(planned(calls=30), GRID))
-    few = grid_of(12)
-    assert torch.equal(run(FIXED, few), run(planned(calls=12), few))
+    twelve, few = grid_of(12), grid_of(8)
+    assert torch.equal(run(FIXED, twelve), run(planned(calls=6, rule="late"), twelve))
     assert (run(FIXED, few) - run(EULER, few)).abs().max() < 2e-6 * base.abs().max()
 
 
@@ -54,7 +56,7 @@ def test_14_calls_beat_the_paper_s_20_at_every_solver():
         assert decibels(run(planned(solver=solver), GRID), whole) > paper
 
 
-def test_ksampler_s_stable_vs_makes_14_calls_of_30():
+def test_ksampler_s_stable_vs_calls_at_half_of_its_steps():
     def ksampler(name, steps, denoise=1.0, **options):
         SEEN.clear()
         noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
@@ -67,18 +69,40 @@ def test_ksampler_s_stable_vs_makes_14_calls_of_30():
 
     for denoise in (1.0, 0.6):
         (base, every), (ours, made) = (ksampler(n, 30, denoise) for n in ("euler", "stable_vs"))
-        assert (every, made) == (30, 14) and decibels(ours, base) > 30, (denoise, made)
-    first, made = ksampler("stable_vs", 30, last_step=15, force_full_denoise=False)
-    assert made == 8 and first.isfinite().all()
-    assert ksampler("stable_vs", 12)[1] == 12
+        assert (every, made) == (30, 15) and decibels(ours, base) > 30, (denoise, made)
+    assert [ksampler("stable_vs", n)[1] for n in (8, 9, 20, 50)] == [8, 4, 10, 25]
+
+
+def test_two_experts_each_call_at_half_of_their_own_steps():
+    """Two KSamplers over parts of a grid, as the official Wan 2.2 graphs have them."""
+
+    def experts(name, steps, border):
+        SEEN.clear()
+        noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+        positive, negative = conditions()
+        run = partial(
+            comfy.sample.sample, MODES, steps=steps, cfg=1.0, sampler_name=name,
+            scheduler="simple", positive=positive, negative=negative, disable_pbar=True, seed=1,
+        )  # fmt: skip
+        high = run(noise, latent_image=torch.zeros(SHAPE), last_step=border)
+        calls = len(SEEN)
+        nothing = torch.zeros(SHAPE)
+        low = run(nothing, latent_image=high, start_step=border, disable_noise=True)
+        return low, (calls, len(SEEN) - calls)
+
+    for steps, border, wanted in ((20, 10, (5, 5)), (30, 13, (6, 8)), (16, 8, (8, 8))):
+        base, every = experts("euler", steps, border)
+        ours, made = experts("stable_vs", steps, border)
+        assert every == (border, steps - border) and made == wanted, (steps, made)
+        assert decibels(ours, base) > 25, (steps, decibels(ours, base))
 
 
 def test_the_fixed_form_s_calls():
-    for steps, wanted in ((1, 1), (2, 2), (8, 8), (14, 14), (15, 14), (30, 14), (60, 14)):
+    for steps, wanted in ((1, 1), (2, 2), (8, 8), (14, 7), (15, 8), (30, 15), (60, 30)):
         assert planned_samplers.fixed_calls(grid_of(steps)) == wanted
     for part, wanted in ((GRID[15:], 8), (GRID[:16], 8), (GRID[:5], 4), (GRID[10:], 10)):
         assert planned_samplers.fixed_calls(part) == wanted
-    assert planned_samplers.fixed_calls(grid_of(30, 0.5)) == 14
+    assert planned_samplers.fixed_calls(grid_of(30, 0.5)) == 15
     for part in (GRID[3:4], GRID[-1:]):
         assert run(FIXED, part).isfinite().all()
 

@@ -35,15 +35,16 @@ def test_the_bar_counts_calls_and_ends_full():
     counted, (last, total) = shown[:-1], shown[-1]
     assert counted == [(i, 30) for i in range(1, len(counted) + 1)] and last == total < 30
     in_steps = bar(FIXED)  # whose total the host fixes at 30
-    assert len(in_steps) == 14 and in_steps[-1] == (30, 30)
+    assert len(in_steps) == 15 and in_steps[-1] == (30, 30)
     assert [i for i, _ in in_steps] == sorted({i for i, _ in in_steps})
 
 
 def test_calls_are_counted_in_words_and_really_made():
-    for sampler, words in ((planned(), "14 of 30 calls"), (FIXED, "14 of 30 calls at 0 ")):
+    for sampler, calls, rule in ((planned(), 14, "auto"), (FIXED, 15, "late")):
         SEEN.clear()
         with Log() as log:
             run(sampler, GRID)
-        assert len(SEEN) == 14 and any(words in line for line in log.lines), log.lines
+        words = f"{calls} of 30 calls at 0 "
+        assert len(SEEN) == calls and any(words in line for line in log.lines), log.lines
         asked = [k for k in range(30) if any(abs(float(GRID[k]) - t) < 1e-6 for t in SEEN)]
-        assert asked == call_rules.call_nodes(GRID.tolist(), 14)
+        assert asked == call_rules.call_nodes(GRID.tolist(), calls, rule)
