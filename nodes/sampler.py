@@ -101,6 +101,7 @@ def call_inputs() -> list[io.Input]:
             CALL_RULES,
             "Mode forecast: where the calls are. auto: early from 12 calls on, density below. "
             "early: more at high noise, where the composition is decided; guarded: more still. "
+            "late: auto with the last three steps called. "
             "safe: every step at or above 0.85 and six below, whatever the number of calls.",
             default="auto",
             optional=True,

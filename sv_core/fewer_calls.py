@@ -1,9 +1,9 @@
 """Any sampler's own result from calls of the network at some of its noise levels.
 
-The sampler runs as it is, over answers that come from the network at the levels chosen and from a
-``VelocityRecord`` at the others. When a call ends a stretch of forecasts, the sampler is run again
-from where that stretch begins, now over known values: the stretch is done anew on the parabola
-through the calls around it, by the sampler itself, at the price of its own arithmetic alone.
+The sampler takes its steps over answers that come from the network at the levels chosen and from a
+``VelocityRecord`` at the others. When a call ends a stretch of forecasts, the stretch is done anew
+on the parabola through the calls around it. A sampler that adds up takes its steps by its table of
+weights (``weighted_run``); any other is run again from the start, at the price of its arithmetic.
 
 The idea to interpolate afterwards is also ComfyUI-Spectrum-MiniMax-H3's, for one model, and VDE
 (CVPR 2026) extrapolates velocities; here the sampler need not know of it.

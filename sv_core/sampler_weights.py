@@ -130,8 +130,8 @@ def _units(count: int, like: Tensor) -> Callable[..., Tensor]:
 
 def _near(table: Tensor, run: Watched) -> bool:
     """Whether the table explains a run over other tensors."""
-    made = torch.stack([*(seen.x for seen in run.seen), run.result]).flatten(1).double().cpu()
-    events = torch.stack(run.events).flatten(1).double().cpu()
+    made = torch.stack([*(seen.x for seen in run.seen), run.result]).flatten(1).cpu().double()
+    events = torch.stack(run.events).flatten(1).cpu().double()
     off = (table @ events - made).abs().amax(1)
     tolerance = 1000 * torch.finfo(run.result.dtype).eps
     return bool((off <= tolerance * events.abs().max()).all())
@@ -157,7 +157,7 @@ def find_weights(sampler: Callable, sigmas: Tensor, runs: Sequence[Watched]) -> 
     if places != [seen.event for seen in whole.seen] or len(rows.events) != len(whole.events):
         return None
     found = [*(seen.x for seen in rows.seen), rows.result]
-    table = torch.stack([x.flatten() for x in found]).double().cpu()
+    table = torch.stack([x.flatten() for x in found]).cpu().double()  # MPS has no float64
     if not all(_near(table, run) for run in runs):
         return None
     sigma, options = zip(*((s.sigma, s.options) for s in rows.seen), strict=True)

@@ -222,8 +222,9 @@ def test_ksampler_advanced_in_two_parts_equals_one(server: Server) -> None:
     prompt = twin("ksampler")
     node = find(prompt, "KSampler")
     inputs = prompt[node]["inputs"]
-    inputs["steps"] = 14  # no more: then every step is a call, in one run as in two
+    inputs |= {"steps": 14, "sampler_name": "euler"}
     whole = latent(server, prompt, node)
+    inputs["sampler_name"] = "stable_vs"  # which calls at every step of parts of 8 or fewer
     inputs |= {"noise_seed": inputs.pop("seed"), "add_noise": "enable", "start_at_step": 0}
     inputs |= {"end_at_step": 8, "return_with_leftover_noise": "enable"}
     del inputs["denoise"]
