@@ -99,7 +99,7 @@ def buffers(patcher: Any) -> None:
         function = own(name)
         if "cfg_pp" in name or name in ("stable_vs", "dpm_adaptive") or left_alone(function):
             continue
-        if name.startswith("dpmpp_sde"):  # its Brownian noise takes minutes to count
+        if name.startswith(("dpmpp_sde", "dpmpp_2m_sde")):  # minutes: Brownian noise
             continue
         found = (most(run, patcher, x, sigmas) for run in (function, with_node(name)))
         print(f"| {name} | {' | '.join(map(str, found))} |", flush=True)
