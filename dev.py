@@ -1,6 +1,7 @@
 """One entry for people who try or build Stable Velocity: makes .venv, installs, runs one thing.
 
-    python dev.py demo           train on digits, sample, write out/demo/compare.png and a table
+    python dev.py demo           draw emoji with fewer calls: out/demo/compare.png and a table;
+                                 with --train, train on digits first and draw those
     python dev.py test [...]     lint and tests; what follows goes to pytest
     python dev.py test --campaign    try to break everything for 20 minutes, and count
     python dev.py bench NAME     one of benchmarks/*.py

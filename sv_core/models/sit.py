@@ -173,7 +173,7 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
-def _norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm without parameters, then scale and shift from the conditioning (b, d)."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
     return x * (1 + scale[:, None]) + shift[:, None]
@@ -191,8 +191,8 @@ class SiTBlock(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, 1)
-        x = x + gate_a[:, None] * self.attn(_norm(x, shift_a, scale_a))
-        return x + gate_m[:, None] * self.mlp(_norm(x, shift_m, scale_m))
+        x = x + gate_a[:, None] * self.attn(modulated_norm(x, shift_a, scale_a))
+        return x + gate_m[:, None] * self.mlp(modulated_norm(x, shift_m, scale_m))
 
 
 class FinalLayer(nn.Module):
@@ -206,7 +206,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(c).chunk(2, 1)
-        return self.linear(_norm(x, shift, scale))
+        return self.linear(modulated_norm(x, shift, scale))
 
 
 def position_embedding(hidden_size: int, grid: int) -> Tensor:

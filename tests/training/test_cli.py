@@ -59,7 +59,7 @@ def command(tmp_path, tiny, pictures, capsys):
         "finetune": [config],
         "prepare": [pictures, tmp_path / "cache", "--set", "size=8", "--set", "channels=1"],
         "sample": [tmp_path / "sit.safetensors", tmp_path / "made", "--n", "2", "--steps", "2"],
-        "demo": ["--out", tmp_path / "demo"],
+        "demo": ["--train", "--out", tmp_path / "demo"],
         "toy": [tmp_path / "toy.png", "--quick"],
         "toy_meanflow": [tmp_path / "toy.png", "--quick"],
         "footprint": [],

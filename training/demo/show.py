@@ -1,4 +1,4 @@
-"""The demonstration: train on digits, then sample them with fewer calls. python -m training.demo
+"""The demonstration on digits: train, then sample with fewer calls. python -m training.demo --train
 
 Four ways from the same noise at the same guidance: 30 Euler steps, the paper's grid that keeps 20
 of those, 20 plain Euler steps, and 30 steps of which 14 call the network. Writes a picture and
@@ -30,6 +30,7 @@ from ..networks.sit import load as load_backbone
 from ..run.folder import RunFolder
 from ..run.loop import train
 from ..sampling.pictures import GUIDANCE, native_grid, sample, start_noise
+from . import emoji
 from .comparison import Panel, write_comparison
 from .recogniser import Recogniser
 
@@ -145,24 +146,26 @@ def run(out: Path) -> int:
     trained = time.perf_counter() - began
     backbone, judge = load_backbone(weights), Recogniser()
     rows = compare(backbone)
-    draw(out / "compare.png", rows, judge)
+    draw(out / "digits.png", rows, judge)
     data = weights.read_bytes()
     write_atomically(out / "digits_sit.safetensors", lambda file: file.write(data))
     print(f"\n{table(rows, judge)}\n\n{HONEST}\n")
     print(f"network   {out / 'digits_sit.safetensors'} ({trained:.0f} s)")
-    print(f"picture   {out / 'compare.png'}")
+    print(f"picture   {out / 'digits.png'}")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m training.demo", description="Train on digits, sample with fewer calls."
+        prog="python -m training.demo",
+        description="Draw emoji with fewer calls; or train on digits, and draw those.",
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="default: out/demo")
+    parser.add_argument("--train", action="store_true", help="train on digits first: minutes")
     add_debug(parser)
     options = parser.parse_args(arguments)
     return guard(
-        partial(run, options.out),
+        partial(run if options.train else emoji.run, options.out),
         options,
         stopped="stopped; run it again to go on from the last saved step",
         folder=lambda: options.out,

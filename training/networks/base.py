@@ -11,11 +11,8 @@ from sv_core.latent import LatentSpec
 Value = Callable[[Tensor], Tensor]
 
 
-class Backbone(Protocol):
-    """A network in our notation: t = 0 is data, and the output is the velocity.
-
-    Parameters that require gradients are trained; the others are frozen.
-    """
+class Conditional(Protocol):
+    """What sampling asks of a network, in our notation: t = 0 is data, the output the velocity."""
 
     @property
     def model(self) -> nn.Module:
@@ -26,6 +23,17 @@ class Backbone(Protocol):
     def latent(self) -> LatentSpec:
         """The kind of latents that it was made for."""
         ...
+
+    def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """v(x_t, t, cond): x_t (b, ...), t (b,), cond (b,) the condition's number -> (b, ...)."""
+        ...
+
+
+class Backbone(Conditional, Protocol):
+    """What training asks of it, too.
+
+    Parameters that require gradients are trained; the others are frozen.
+    """
 
     @property
     def shift(self) -> float:
@@ -50,10 +58,6 @@ class Backbone(Protocol):
     @property
     def patch_size(self) -> int:
         """The latent cells of a token, each way."""
-        ...
-
-    def velocity(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """v(x_t, t, cond): x_t (b, ...), t (b,), cond (b,) the condition's number -> (b, ...)."""
         ...
 
     @property

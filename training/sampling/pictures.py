@@ -15,7 +15,7 @@ from sv_core.sampling import Callback, VelocityFn, sample_stable
 from sv_core.schedules import shift, uniform_grid
 
 from ..files import write_atomically
-from ..networks.base import Backbone
+from ..networks.base import Backbone, Conditional
 
 GUIDANCE = 2.0
 STEPS = 30
@@ -34,7 +34,7 @@ def start_noise(shape: Sequence[int], n: int, seed: int = 0) -> Tensor:
 
 
 def guided_velocity(
-    backbone: Backbone, labels: Tensor, null: int, scale: float = GUIDANCE
+    backbone: Conditional, labels: Tensor, null: int, scale: float = GUIDANCE
 ) -> VelocityFn:
     """A sampler's velocity(x, t) for labels (b,), with classifier-free guidance."""
 
@@ -46,7 +46,7 @@ def guided_velocity(
 
 @torch.no_grad()
 def sample(
-    backbone: Backbone,
+    backbone: Conditional,
     labels: Tensor,
     null: int,
     noise: Tensor,
