@@ -15,6 +15,7 @@ import filecmp
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -149,7 +150,26 @@ def run_comfy(arguments: list[str]) -> int:
         "  Press Run: four red apples, 15 model calls instead of 30. Then type another word."
     )
     threading.Thread(target=open_page, args=(page, query), daemon=True).start()
-    return subprocess.run([python_of(comfy), "main.py", *arguments], cwd=comfy).returncode
+    return run_to_the_end([python_of(comfy), "main.py", *arguments], comfy)
+
+
+def run_to_the_end(command: list, folder: Path) -> int:
+    """Run a command that ends when this one is ended: it is told by the same signals."""
+    running = subprocess.Popen(command, cwd=folder)
+
+    def pass_on(number: int, frame: object) -> None:
+        running.send_signal(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), pass_on)
+    try:
+        return running.wait()
+    except KeyboardInterrupt:  # from the terminal, which has told the other one too
+        return running.wait()
+    finally:
+        if running.poll() is None:
+            running.kill()
 
 
 def open_page(page: str, query: str) -> None:

@@ -61,7 +61,10 @@ def words_of(node: Any) -> dict:
 
 def generate() -> str:
     """The text of the file."""
-    words = {node.define_schema().node_id: words_of(node) for node in load_nodes().NODES}
+    pack = load_nodes()
+    nodes, off = pack.registration.load(pack.__name__, pack.NODES)
+    assert not off, off
+    words = {node: words_of(made) for node, made in nodes.items()}
     return json.dumps(words, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..sv_core.errors import InvalidInput
 from . import calibration_file, schema
-from .calibration_file import FEWEST_CALLS, MOST_CALLS, Calibration, write_nodes
-from .checks import first_complaint, require_steps
+from .calibration_file import FEWEST_CALLS, MOST_CALLS, Calibration, subject_of, write_nodes
+from .checks import first_complaint, require_cfg, require_latent, require_seed, require_steps
 from .host import flow
 from .host.compat import supported
 from .host.files import modification_time
@@ -171,9 +171,12 @@ class StableVSCalibrate(io.ComfyNode):
     ) -> io.NodeOutput:
         guider = make_guider(guider, model, positive, negative, cfg)
         require_steps(sigmas, calls)
-        flow.require_linear_flow(guider.model_patcher.get_model_object("model_sampling"))
-        if name:
-            calibration_file.file_name(name)  # refuses a bad name before the runs
+        flow.require_linear_flow(flow.model_sampling_of(guider.model_patcher))
+        require_seed(first_seed, runs)
+        require_cfg(cfg)
+        require_latent(latent)
+        # Everything that can be refused is refused before the model is called.
+        calibration_file.place_for(subject_of(guider.model_patcher, sigmas), name)
         found = calibrate(guider, latent, sigmas, runs, first_seed, calls)
         file = calibration_file.save(found, name)
         plot, report = plot_drift(found, calls)[None], describe(found, calls, file)

@@ -1,18 +1,33 @@
 """The checks of the nodes' inputs; each raises InvalidInput with a sentence for the user."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor
 
 from ..sv_core.errors import InvalidInput
 from .calibration_file import FEWEST_CALLS, MOST_CALLS
+from .grid_check import require_flow_grid
 
 PAPER_SPLIT = 0.85
 """The paper's noise level between the two regimes. [arXiv 2602.05435]"""
 
 CALIBRATED_STEPS = 8, 100
-"""The shortest and the longest grid that can be calibrated: a shorter one has no steps to save."""
+"""The shortest and the longest grid that can be calibrated: a shorter one has no steps to save.
+
+The search looks at every three of its nodes: of 100 it takes a second, of 2,000 it would take 60
+GiB.
+"""
+
+MOST_RUNS = 32
+"""Runs of a model that are recorded for a calibration."""
+
+MOST_NUMBERS = 2**31
+"""Of a latent: 16 channels of 11,000 x 11,000 cells."""
+
+MOST_PIXELS = 2**28
+"""Of a batch of pictures that are compared: with three panels of each, 10 GiB."""
 
 
 def first_complaint(*checks: tuple[Callable[[Any], Any], Any]) -> bool | str:
@@ -32,8 +47,7 @@ def first_complaint(*checks: tuple[Callable[[Any], Any], Any]) -> bool | str:
 
 def require_steps(sigmas: Tensor, calls: int) -> None:
     """Refuse a grid that cannot be calibrated for this number of calls."""
-    require_grid(sigmas)
-    steps, (low, high) = len(sigmas) - 1, CALIBRATED_STEPS
+    steps, (low, high) = len(require_flow_grid(sigmas)) - 1, CALIBRATED_STEPS
     if not low <= steps <= high:
         raise InvalidInput(
             f"SIGMAS has {steps} steps, but {low} to {high} can be calibrated: connect the native "
@@ -46,30 +60,61 @@ def require_steps(sigmas: Tensor, calls: int) -> None:
         )
 
 
-def require_grid(sigmas: Tensor) -> None:
-    """Refuse SIGMAS that are empty or do not descend."""
-    if len(sigmas) == 0:
-        raise InvalidInput("SIGMAS is empty: connect a scheduler with at least one step")
-    if not (sigmas[:-1] > sigmas[1:]).all():
+def require_seed(seed: int, runs: int = 1) -> None:
+    """Refuse a seed that the host's random numbers do not have, and a number of runs below 1."""
+    if not 0 <= seed < 2**64:
+        raise InvalidInput(f"a seed must lie between 0 and 2^64 - 1, got {seed}")
+    if not 1 <= runs <= MOST_RUNS:
+        raise InvalidInput(f"runs must lie between 1 and {MOST_RUNS}, got {runs}")
+
+
+def require_choice(name: str, value: object, options: Collection[str]) -> None:
+    """Refuse a value that a drop-down does not have; a link can bring any."""
+    if value not in options:
         raise InvalidInput(
-            "SIGMAS must descend from noise to 0 and never repeat a value, but these do not: "
-            "connect a scheduler's output as it is"
+            f"{name} has no choice {str(value)[:40]!r}: choose {', '.join(map(str, options))}"
         )
 
 
-def flow_grid(name: str, sigmas: Tensor) -> Tensor:
-    """The input ``name`` as float64 on the CPU. Refuses SIGMAS that are not a flow model's."""
-    ts = sigmas.detach().double().cpu()
-    if ts.ndim != 1 or len(ts) < 2:
-        raise InvalidInput(f"{name} holds {ts.numel()} sigmas: a grid needs at least two")
-    if not ts.isfinite().all() or ts.min() < 0 or ts.max() > 1 + 1e-4:
+def require_latent(latent: Any) -> None:
+    """Refuse what is no LATENT, or one of nothing, or of what nobody can sample."""
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if getattr(samples, "ndim", 0) < 3:
+        raise InvalidInput("latent holds no samples: connect Empty Latent Image or VAE Encode")
+    if not 0 < samples.numel() <= MOST_NUMBERS or not samples.isfinite().all():
         raise InvalidInput(
-            f"{name} runs from {ts.max():.4g} to {ts.min():.4g}, but the sigmas of a "
-            "flow-matching model lie between 0 and 1: connect the SIGMAS of such a model"
+            "latent is empty, too large, or holds values that are not numbers: connect another one"
         )
-    if (ts.diff() >= 0).any():
-        raise InvalidInput(f"{name} does not descend: every sigma must be smaller than the last")
-    return ts
+
+
+def require_gain(gain: float) -> None:
+    """Refuse an amplification that is no number."""
+    if not 0 <= gain <= 256:
+        raise InvalidInput(f"amplify must lie between 0 (chosen) and 256, got {gain:g}")
+
+
+def require_jumps(calls: int) -> None:
+    """Refuse a number of MeanFlow's jumps that is none."""
+    if not 1 <= calls <= 1000:
+        raise InvalidInput(f"calls must lie between 1 and 1000 (1 to 8 are usual), got {calls}")
+
+
+def require_cfg(cfg: float) -> None:
+    """Refuse a guidance scale that is no number."""
+    if not 0 <= cfg < math.inf:
+        raise InvalidInput(f"cfg must be 0 or more (1 is no guidance), got {cfg:g}")
+
+
+def require_shift(shift: float) -> None:
+    """Refuse a shift that makes no grid."""
+    if not 0 < shift < math.inf:
+        raise InvalidInput(f"shift must be above 0 (3 is usual, 1 none), got {shift:g}")
+
+
+def require_noise(noise: float) -> None:
+    """Refuse a share of fresh noise outside [0, 1]."""
+    if not 0 <= noise <= 1:
+        raise InvalidInput(f"noise must lie between 0 and 1 (the paper uses 0), got {noise:g}")
 
 
 def require_boundary(boundary: float) -> None:
@@ -83,6 +128,8 @@ def require_boundary(boundary: float) -> None:
 
 def require_comparable(reference: Tensor, candidate: Tensor) -> None:
     """Refuse two IMAGE batches (b, h, w, c) that cannot be compared picture by picture."""
+    if any(t.ndim != 4 or not t.numel() for t in (reference, candidate)):
+        raise InvalidInput("reference and candidate must be pictures: connect two IMAGE outputs")
     if len(reference) != len(candidate):
         raise InvalidInput(
             f"reference holds {len(reference)} pictures and candidate {len(candidate)}: compare "
@@ -98,6 +145,11 @@ def require_comparable(reference: Tensor, candidate: Tensor) -> None:
         raise InvalidInput(
             f"reference has {reference.shape[3]} channels and candidate {candidate.shape[3]}: "
             "remove the transparency of one of them"
+        )
+    if reference[..., 0].numel() > MOST_PIXELS:
+        raise InvalidInput(
+            f"{len(reference)} pictures of {sizes[0]} are too many to compare at once: compare a "
+            "part of the batch"
         )
     for name, pictures in (("reference", reference), ("candidate", candidate)):
         if not pictures.isfinite().all():

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..sv_core.spectrum import PowerLaw
 from . import schema
+from .checks import require_choice
 from .host import flow
 from .host.compat import supported
 from .host.wrappers import show_on_node
@@ -112,7 +113,8 @@ class CoarseFirstNode(io.ComfyNode):
         cls, model: Any, size: str, until: str, level: float, keep_layout: bool, detail: float,
         full_calls: int, edit_models: bool, spectrum: PowerLaw | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        flow.require_flow(model.get_model_object("model_sampling"))
+        flow.require_flow(flow.model_sampling_of(model))
+        require_choice("size", size, SIZES)
         settings = Settings(
             ratios=SIZES[size],
             until=level if until == "level" else 0.0,

@@ -3,14 +3,16 @@
 So they are available in every node that lists the host's samplers or schedulers.
 """
 
-import logging
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
 
 from ..sv_core.schedules import split_to_length
 from .checks import PAPER_SPLIT
+from .grid_check import require_flow_grid
 from .host import dropdowns, flow
+from .host.contract import REGIME_SPLIT, STABLE_VS
 from .host.exploding import sigmas_at, times
 from .samplers.planned import sample_fixed
 
@@ -22,26 +24,25 @@ def regime_split_grid(model_sampling: Any, steps: int) -> Tensor:
     def native(n: int) -> Tensor:
         return times(model_sampling, flow.scheduler_sigmas(model_sampling, "simple", n))
 
-    return sigmas_at(model_sampling, split_to_length(native, steps, PAPER_SPLIT))
+    thinned = split_to_length(native, steps, PAPER_SPLIT)
+    require_flow_grid(thinned, "the grid of simple", repeats=True)
+    return sigmas_at(model_sampling, thinned)
 
 
-def register() -> None:
-    """Add both entries. One that does not fit this host is skipped, with a warning in the log.
+def register(entries: Collection[str] = (STABLE_VS, REGIME_SPLIT)) -> dict[str, str]:
+    """Add both entries, or those of them that are named; why one does not fit this host, by entry.
 
     Registering again changes nothing.
     """
-    entries = (
-        ("sampler", flow.OWN_SAMPLER, dropdowns.add_sampler, sample_fixed),
-        ("scheduler", flow.OWN_SCHEDULER, dropdowns.add_scheduler, regime_split_grid),
-    )
-    for kind, name, add, function in entries:
+    adding = {
+        STABLE_VS: lambda: dropdowns.add_sampler(flow.OWN_SAMPLER, sample_fixed),
+        REGIME_SPLIT: lambda: dropdowns.add_scheduler(flow.OWN_SCHEDULER, regime_split_grid),
+    }
+    off = {}
+    for entry, add in adding.items():
         try:
-            add(name, function)
+            if entry in entries:
+                add()
         except (AttributeError, ImportError, TypeError) as e:
-            logging.warning(
-                "Stable Velocity: this ComfyUI has no place for the %s %s in KSampler's drop-down "
-                "(%s); the nodes work without it.",
-                kind,
-                name,
-                e,
-            )
+            off[entry] = str(e)
+    return off

@@ -11,6 +11,7 @@ from ..sv_core.fewer_calls import SHARE
 from ..sv_core.sampling import adaptive_calls
 from . import schema
 from .calibration_file import Calibration, read_nodes
+from .checks import require_choice
 from .host import flow
 from .host.compat import supported
 from .host.wrappers import show_on_node
@@ -121,10 +122,13 @@ def _require_calibration(calibration: Calibration | None, number: int, model: An
 def choice_of(settings: dict, model: Any) -> Choice:
     """What the inputs say. Raises InvalidInput."""
     way = settings["calls"]
+    require_choice("calls", way, WAYS)
     if way == "number":
         return Choice(number=settings.get("number", NUMBER))
     if way == "quality":
-        return Choice(share=QUALITIES[settings.get("quality", "usual")])
+        quality = settings.get("quality", "usual")
+        require_choice("quality", quality, QUALITIES)
+        return Choice(share=QUALITIES[quality])
     if way == "adaptive":
         tolerance = settings.get("tolerance", TOLERANCE)
         adaptive_calls([1.0, 0.0], tolerance)
@@ -187,6 +191,6 @@ class FewerCallsNode(io.ComfyNode):
     def execute(cls, model: Any, calls: Any = "share", **plain: Any) -> io.NodeOutput:
         settings = calls if isinstance(calls, dict) else {"calls": calls, **plain}
         choice = choice_of(settings, model)
-        flow.require_flow(model.get_model_object("model_sampling"))
+        flow.require_flow(flow.model_sampling_of(model))
         node = cls.hidden.unique_id if cls.hidden else None
         return io.NodeOutput(FewerCalls(choice, partial(show_on_node, node)).attach(model))

@@ -9,7 +9,8 @@ from ..sv_core.errors import InvalidInput
 from ..sv_core.models import families
 from ..sv_core.models.family import Family
 from ..sv_core.schedules import low_count, qwen_grid, qwen_mu, regime_split, split_index, with_node
-from .checks import PAPER_SPLIT, require_boundary, require_split
+from .checks import PAPER_SPLIT, require_boundary, require_latent, require_split
+from .grid_check import require_flow_grid
 from .host import flow
 from .host.exploding import sigmas_at, times
 
@@ -77,7 +78,8 @@ def setting_of(name: str) -> tuple[str, Setting]:
     setting = _setting(family)
     if family is None or setting is None:
         raise InvalidInput(
-            f"there is no preset {name!r}: choose {AUTO}, {', '.join(preset_names())} or {MANUAL}"
+            f"there is no preset {name!r:.60}: choose {AUTO}, {', '.join(preset_names())} or "
+            f"{MANUAL}"
         )
     return family.name, setting
 
@@ -100,21 +102,33 @@ def read_from_model(model: Any) -> tuple[str, Setting]:
 def native_grid(model: Any, setting: Setting, denoise: float, latent: dict | None) -> Tensor:
     """The grid before thinning, in times of the linear path: (steps+1,), or (0,) for denoise 0.
 
-    Shortened for image to image.
+    Shortened for image to image. A scheduler of the host may repeat a noise level where its steps
+    are very many.
     """
-    if setting.scheduler is not None:
-        sigmas = flow.host_grid(model, setting.scheduler, setting.steps, denoise)
-        return times(model.get_model_object("model_sampling"), sigmas)
-    flow.require_linear_flow(model.get_model_object("model_sampling"))
+    model_sampling = flow.model_sampling_of(model)
+    if setting.scheduler is None:
+        flow.require_linear_flow(model_sampling)
+        return qwen_sigmas(setting.steps, denoise, latent)
+    sigmas = flow.host_grid(model, setting.scheduler, setting.steps, denoise)
+    if len(sigmas):
+        highest = flow.highest_sigma(model_sampling)
+        name = f"the grid of {setting.scheduler}"
+        require_flow_grid(sigmas, name, highest=highest, repeats=True)
+    return times(model_sampling, sigmas)
+
+
+def qwen_sigmas(steps: int, denoise: float, latent: dict | None) -> Tensor:
+    """Qwen-Image's own grid for the size of a latent, without one for 1024 x 1024."""
     if denoise <= 0:
         return torch.zeros(0)
-    total = flow.total_steps(setting.steps, denoise)
+    total = flow.total_steps(steps, denoise)
     if latent is None:
         whole = qwen_grid(total)
     else:
+        require_latent(latent)
         height, width = latent["samples"].shape[-2:]  # two by two latent pixels are a token
         whole = qwen_grid(total, qwen_mu((height // 2) * (width // 2)))
-    return whole.float()[-(setting.steps + 1) :]
+    return whole.float()[-(steps + 1) :]
 
 
 def regimes(sigmas: Tensor, split: float) -> tuple[Tensor, Tensor]:
@@ -197,7 +211,7 @@ def split_grid(
 
 def in_sigmas(grid: SplitGrid, model: Any) -> SplitGrid:
     """A grid in times as the SIGMAS that the MODEL's samplers take."""
-    model_sampling = model.get_model_object("model_sampling")
+    model_sampling = flow.model_sampling_of(model)
     parts = {k: v for k, v in grid._asdict().items() if isinstance(v, Tensor)}
     return grid._replace(**{k: sigmas_at(model_sampling, v) for k, v in parts.items()})
 

@@ -8,6 +8,7 @@ from ..sv_core.errors import InvalidInput
 from ..sv_core.progressive import transition_time
 from ..sv_core.spectrum import amplitude_ratio, fit_power_law
 from . import schema
+from .checks import require_latent
 from .host import flow
 from .host.compat import supported
 from .plots.spectrum import describe_spectrum, plot_spectrum
@@ -64,6 +65,7 @@ class LatentSpectrum(io.ComfyNode):
 
 def _pictures(model: Any, latents: dict) -> Any:
     """The latents as the network has them. Raises InvalidInput for sound and picture together."""
+    require_latent(latents)
     samples = latents["samples"]
     if getattr(samples, "is_nested", False) or samples.ndim not in (4, 5):
         raise InvalidInput("a spectrum is of pictures or videos: connect latents of those alone")

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..sv_core.errors import InvalidInput
 from ..sv_core.models.interval import from_file
 from . import schema
-from .checks import first_complaint
+from .checks import first_complaint, require_jumps
 from .host import average_velocity, files
 from .host.compat import supported
 from .samplers.jumps import JumpSampler
@@ -60,6 +60,7 @@ class MeanFlowSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, calls: int) -> io.NodeOutput:
+        require_jumps(calls)
         return io.NodeOutput(JumpSampler(calls))
 
 

@@ -4,7 +4,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from . import schema
-from .checks import flow_grid, require_comparable, require_split
+from .checks import require_boundary, require_comparable, require_gain, require_split
+from .grid_check import require_flow_grid
 from .host.compat import supported
 from .plots.comparison import choose_gain, report_scores, score, side_by_side
 from .plots.grid import describe_grids, plot_grids
@@ -51,7 +52,9 @@ class RegimePlot(io.ComfyNode):
     @classmethod
     def execute(cls, native: Tensor, used: Tensor, split: float, boundary: float) -> io.NodeOutput:
         require_split(split)
-        native, used = flow_grid("native", native), flow_grid("used", used)
+        require_boundary(boundary)
+        native = require_flow_grid(native, "native", fewest=1)
+        used = require_flow_grid(used, "used", fewest=1)
         plot = plot_grids(native, used, split, boundary)[None]
         report = describe_grids(native, used, split, boundary)
         return io.NodeOutput(plot, report, ui=ui.PreviewImage(plot, cls=cls))
@@ -119,6 +122,7 @@ class FidelityReport(io.ComfyNode):
     @classmethod
     def execute(cls, reference: Tensor, candidate: Tensor, amplify: float) -> io.NodeOutput:
         require_comparable(reference, candidate)
+        require_gain(amplify)
         scores = score(reference, candidate)
         gain = amplify or choose_gain(scores.largest)
         difference = ((reference - candidate).abs() * gain).clamp(0, 1)

@@ -10,7 +10,7 @@ from ..sv_core.errors import InvalidInput
 from ..sv_core.solvers import SOLVERS
 from . import schema
 from .calibration_file import Calibration, read_nodes
-from .checks import first_complaint, require_split
+from .checks import first_complaint, require_noise, require_split
 from .host import flow
 from .host.compat import supported
 from .samplers.paper import sample_stable_vs
@@ -192,6 +192,7 @@ class StableVSSampler(io.ComfyNode):
         if mode == PAPER:
             flow.require_fit_sampler(base)
             require_split(split)
+            require_noise(noise)
             sampler = flow.make_sampler(sample_stable_vs, base, split=split, noise=noise)
             return io.NodeOutput(sampler)
         hidden = cls.hidden

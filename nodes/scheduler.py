@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..sv_core.schedules import THINNING_RULES
 from . import schema
-from .checks import PAPER_SPLIT, first_complaint, flow_grid
+from .checks import PAPER_SPLIT, first_complaint
+from .grid_check import require_flow_grid
 from .grids import (
     AUTO,
     MANUAL,
@@ -228,7 +229,9 @@ class RegimeSplitSigmas(io.ComfyNode):
         rule: str = "flow_match",
         boundary: float = 0.0,
     ) -> io.NodeOutput:
-        if len(sigmas):  # a scheduler with denoise 0 gives an empty grid
-            flow_grid("sigmas", sigmas)
+        if (
+            not isinstance(sigmas, Tensor) or sigmas.numel()
+        ):  # a scheduler with denoise 0 gives an empty grid
+            require_flow_grid(sigmas, "sigmas", fewest=1)
         thinning, lines = limit_low_steps(sigmas, Thinning(split, low_steps, rule))
         return io.NodeOutput(*split_grid(sigmas, thinning, boundary, lines))

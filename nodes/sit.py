@@ -1,5 +1,6 @@
 """Nodes for SiT: checkpoints as MODEL, and classes as CONDITIONING."""
 
+import re
 from typing import Any
 
 import folder_paths
@@ -7,7 +8,7 @@ from comfy_api.latest import io
 
 from ..sv_core.errors import InvalidInput
 from . import schema
-from .checks import first_complaint
+from .checks import first_complaint, require_choice, require_shift
 from .host import files, sit_model
 from .host.compat import supported
 
@@ -15,24 +16,38 @@ TIME_DIRECTIONS = {"auto": None, "noise at t=1": 0, "data at t=1": 1}
 """The choices of SiT Loader, and ``SiTConfig.data_time`` for each; None leaves the file's."""
 
 
+MOST_PICTURES = 16_384
+"""Of one list of classes, and of one batch."""
+
+
 def parse_classes(text: str) -> list[int]:
     """The classes of a text such as ``3``, ``0, 4, 4`` or ``7, 0-9``, in its order.
 
-    Raises InvalidInput for anything else.
+    Raises InvalidInput for anything else, and for a list of more than MOST_PICTURES.
     """
-    classes = []
+    classes: list[int] = []
     for part in text.split(","):
-        first, dash, last = (word.strip() for word in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part, re.ASCII)
+        if found is None:
             raise InvalidInput(
-                f"{part.strip() or 'nothing'!r} is not a class: write numbers and ranges with "
+                f"{part.strip()[:40] or 'nothing'!r} is not a class: write numbers and ranges with "
                 "commas between them, such as 3 or 0,4,7 or 0-9"
             )
-        a, b = int(first), int(last or first)
-        if b < a or b - a >= 100_000:
+        a, b = int(found[1]), int(found[2] or found[1])
+        if b < a:
             raise InvalidInput(f"{part.strip()!r} is not a range: write the smaller class first")
+        require_pictures(len(classes) + b - a + 1)
         classes += range(a, b + 1)
     return classes
+
+
+def require_pictures(count: int) -> None:
+    """Refuse a number of pictures that no batch can have, before there is one."""
+    if not 1 <= count <= MOST_PICTURES:
+        raise InvalidInput(
+            f"classes and copies ask for {count} pictures, of 1 to {MOST_PICTURES}: make fewer at "
+            "once"
+        )
 
 
 def require_checkpoint(name: str) -> None:
@@ -101,6 +116,8 @@ class SiTLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, shift: float, time_direction: str) -> io.NodeOutput:
+        require_shift(shift)
+        require_choice("time_direction", time_direction, TIME_DIRECTIONS)
         model = sit_model.load_sit(checkpoint, shift, TIME_DIRECTIONS[time_direction])
         return io.NodeOutput(model, sit_model.vae_of(model))
 
@@ -155,6 +172,7 @@ class SiTClassCondition(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, classes: str, copies: int) -> io.NodeOutput:
         wanted, sit = parse_classes(classes), sit_model.require_sit(model)
+        require_pictures(len(wanted) * copies)
         sit_model.require_classes(wanted, sit.config.num_classes)
         return io.NodeOutput(
             sit_model.conditioning_from_classes(wanted),

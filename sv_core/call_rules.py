@@ -150,7 +150,7 @@ def call_nodes(ts: Sequence[float] | np.ndarray, calls: int, rule: str = "auto")
     Raises InvalidInput for an unknown rule, fewer than two calls, and a rule that needs more.
     """
     if rule not in CALL_RULES:
-        raise InvalidInput(f"unknown rule {rule!r} (have: {', '.join(CALL_RULES)})")
+        raise InvalidInput(f"unknown rule {rule!r:.60} (have: {', '.join(CALL_RULES)})")
     if calls < 2:
         raise InvalidInput(f"calls must be at least 2, got {calls}")
     steps = len(ts) - 1

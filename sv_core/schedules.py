@@ -118,7 +118,7 @@ def regime_split(ts: Tensor, split: float, low_steps: int, rule: str = "flow_mat
     if not 0 < split < 1:
         raise InvalidInput(f"split must lie between 0 and 1 (the paper uses 0.85), got {split:g}")
     if rule not in THINNING_RULES:
-        raise InvalidInput(f"unknown index rule {rule!r} (have: {', '.join(THINNING_RULES)})")
+        raise InvalidInput(f"unknown index rule {rule!r:.60} (have: {', '.join(THINNING_RULES)})")
     count, high = low_count(ts, split), split_index(ts, split)
     if low_steps < 1:
         raise InvalidInput(f"low_steps must be at least 1, got {low_steps}")
@@ -135,6 +135,10 @@ def regime_split(ts: Tensor, split: float, low_steps: int, rule: str = "flow_mat
     return ts[keep.to(ts.device)]
 
 
+LONGEST = 1000
+"""Steps of a grid that is worth thinning: tables of sigmas have no more entries."""
+
+
 def split_to_length(
     native: Callable[[int], Tensor], calls: int, split: float, rule: str = "flow_match"
 ) -> Tensor:
@@ -145,7 +149,7 @@ def split_to_length(
     steps, 0.3 n): at shift 3 and 20 calls that is the paper's 30 steps and 11 + 9. If none fits
     (most steps lie above the split, or calls are very few), native(calls) is returned.
     """
-    for steps in range(round(1.5 * calls), calls, -1):
+    for steps in range(min(round(1.5 * calls), LONGEST), calls, -1):
         ts = native(steps)
         low_steps = calls - split_index(ts, split)
         # Tables of sigmas repeat values when the steps are very many; such grids are skipped.

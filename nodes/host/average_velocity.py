@@ -9,15 +9,13 @@ into other calls, runs or prompts.
 from collections.abc import Callable
 from typing import Any
 
-import comfy.model_management
-import comfy.model_patcher
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...sv_core.errors import InvalidInput
 from ...sv_core.models import families, interval
 from ...sv_core.models.interval import IntervalEmbedder
 from . import flow
+from .contract import of_the_host
 
 INTERVAL_END = "stable_velocity_r"
 """The entry of transformer_options that holds r, the time at which a call's interval ends."""
@@ -38,11 +36,12 @@ def interval_end(transformer_options: dict) -> float | None:
     return transformer_options.get(INTERVAL_END)
 
 
+@of_the_host
 def has_average_velocity(model: Any) -> bool:
     """Whether a MODEL predicts average velocities: a SiT with an interval, or by an embedder."""
     config = getattr(model.model.diffusion_model, "config", None)
-    attached = model.get_wrappers(WrappersMP.APPLY_MODEL, EMBEDDER_KEY)
-    return bool(attached) or getattr(config, "interval", False) is True
+    attached = EMBEDDER_KEY in getattr(model, "additional_models", {})
+    return attached or getattr(config, "interval", False) is True
 
 
 def require_average_velocity(model: Any) -> None:
@@ -82,11 +81,17 @@ def _interval_wrapper(embedder: IntervalEmbedder, family: str) -> Callable:
     return apply_model
 
 
+@of_the_host
 def attach(model: Any, embedder: IntervalEmbedder, family: str) -> Any:
     """A copy of a MODEL whose network also embeds the intervals of its calls.
 
     Raises InvalidInput when the embedder is for another family or width.
     """
+    # Only here, so that a host without these keeps everything but MeanFlow Loader.
+    from comfy.model_management import unet_offload_device
+    from comfy.model_patcher import ModelPatcher
+    from comfy.patcher_extension import WrappersMP
+
     found = flow.family(model)
     if found is None or found.time_embedding is None:
         raise InvalidInput(
@@ -99,10 +104,8 @@ def attach(model: Any, embedder: IntervalEmbedder, family: str) -> Any:
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, EMBEDDER_KEY)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, EMBEDDER_KEY, wrapper)
     # As an additional model, it is loaded to the model's device and its memory is counted.
-    managed = comfy.model_patcher.ModelPatcher(
-        embedder,
-        load_device=model.load_device,
-        offload_device=comfy.model_management.unet_offload_device(),
+    managed = ModelPatcher(
+        embedder, load_device=model.load_device, offload_device=unet_offload_device()
     )
     model.set_additional_models(EMBEDDER_KEY, [managed])
     return model

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...sv_core.spectrum import Size, low
+from .contract import of_the_host
 
 Conditions = Mapping[str, list[dict[str, Any]]]
 """Lists of entries by name ("positive", "negative", ...), as a guider of the host keeps them."""
@@ -125,6 +126,7 @@ class Inputs:
         return (self.noise.shape[-2], self.noise.shape[-1])
 
 
+@of_the_host
 def conditions_at(
     raw: Conditions, inputs: Inputs, size: Size, ratio: float, mapped: Callable[[float], float]
 ) -> dict[str, list[dict]]:
@@ -152,6 +154,7 @@ def _smaller_mask(mask: Tensor, size: Size) -> Tensor:
     return interpolate(flat, size, mode="area").view(*mask.shape[:-2], *size).to(mask)
 
 
+@of_the_host
 def retime(conditions: Conditions, model: Any, mapped: Callable[[float], float]) -> None:
     """Set ControlNets and hooks, which all sizes share, to the times of one size again."""
     model = _AtOtherTimes(model, mapped)

@@ -12,6 +12,8 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
+from .contract import of_the_host
+
 KEY = "stable_velocity_count_calls"
 BLOCK, FORWARD = "block", "forward"
 COND = 0
@@ -81,6 +83,7 @@ class Counter:
         self._signals: set[str] = set()
         """Those that were heard in this run."""
 
+    @of_the_host
     def attach(self, model: Any) -> Any:
         """A clone of the MODEL with them. Put it behind every cache: it must be the innermost."""
         model = model.clone()

@@ -11,6 +11,12 @@ from collections.abc import Callable
 import comfy.samplers
 
 
+def _require_lists(*lists: list[str]) -> None:
+    """Raise TypeError for anything that a name cannot be appended to."""
+    if not all(isinstance(names, list) for names in lists):
+        raise TypeError("its names are no lists")
+
+
 def _append(name: str, *lists: list[str]) -> None:
     for names in lists:
         if name not in names:
@@ -26,6 +32,7 @@ def add_sampler(name: str, function: Callable) -> None:
         comfy.samplers.KSAMPLER_NAMES,
     )
     comfy.samplers.ksampler  # noqa: B018  which finds the function by its name
+    _require_lists(*lists)
     if not hasattr(module, f"sample_{name}"):
         setattr(module, f"sample_{name}", function)
     _append(name, *lists)
@@ -35,5 +42,6 @@ def add_scheduler(name: str, function: Callable) -> None:
     """Make ``function(model_sampling, steps) -> sigmas`` available as the scheduler ``name``."""
     handlers, make = comfy.samplers.SCHEDULER_HANDLERS, comfy.samplers.SchedulerHandler
     lists = comfy.samplers.KSampler.SCHEDULERS, comfy.samplers.SCHEDULER_NAMES
+    _require_lists(*lists)
     handlers.setdefault(name, make(function))
     _append(name, *lists)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..grid_check import require_flow_grid
 from . import flow
 
 SamplerFunction = Callable[..., Tensor]
@@ -65,6 +66,7 @@ def on_linear_path(function: SamplerFunction) -> SamplerFunction:
         flow.require_flow(model_sampling)
         if not flow.is_exploding_flow(model_sampling):
             return function(model, x, sigmas, extra_args, callback, disable, **options)
+        require_flow_grid(sigmas, highest=flow.highest_sigma(model_sampling))
         ts = times(model_sampling, sigmas)
         x = function(
             _OnLine(model), x * (1 - ts[0]), ts, extra_args, _in_sigma(callback), disable, **options

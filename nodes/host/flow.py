@@ -4,11 +4,11 @@ Flow models follow the linear path, so that the host's SIGMAS are the time grid 
 Everything here works on ComfyUI 0.3.64 and on 0.29.
 """
 
+import math
 from collections.abc import Callable
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -17,8 +17,13 @@ from torch import Tensor
 from ...sv_core.errors import InvalidInput
 from ...sv_core.models import families
 from ...sv_core.sampling import Callback, NoiseFn, VelocityFn
+from .contract import HostChanged, is_linear_flow, of_the_host
+from .interrupt import stop_if_interrupted
 
-Sampler: TypeAlias = comfy.samplers.KSAMPLER
+if TYPE_CHECKING:
+    from comfy.samplers import KSAMPLER as Sampler
+else:  # where the host has none, the nodes that need it are off, and the others import this file
+    Sampler = getattr(comfy.samplers, "KSAMPLER", object)
 """The host's class of a SAMPLER, from which ours are derived."""
 
 NOISE_SEED_OFFSET = 0x5AB1E
@@ -41,15 +46,22 @@ MULTISTEP_ONLY = ("uni_pc", "uni_pc_bh2")
 """The host's samplers that return their input unchanged when the grid has a single step."""
 
 
+@of_the_host
+def _listed(name: str, drop_down: str) -> list[str]:
+    """One of the host's lists of names, or the same list as KSampler has it."""
+    names = getattr(comfy.samplers, name, None)
+    return getattr(comfy.samplers.KSampler, drop_down) if names is None else names
+
+
 def sampler_names() -> list[str]:
     """The host's samplers that work with flow models, including those of other packs."""
-    names = comfy.samplers.SAMPLER_NAMES
+    names = _listed("SAMPLER_NAMES", "SAMPLERS")
     return [n for n in names if n not in UNFIT_SAMPLERS and n != OWN_SAMPLER]
 
 
 def scheduler_names() -> list[str]:
     """The host's schedulers whose grids can be thinned, including those of other packs."""
-    return [n for n in comfy.samplers.SCHEDULER_NAMES if n != OWN_SCHEDULER]
+    return [n for n in _listed("SCHEDULER_NAMES", "SCHEDULERS") if n != OWN_SCHEDULER]
 
 
 def require_fit_sampler(name: str) -> None:
@@ -63,8 +75,8 @@ def require_fit_sampler(name: str) -> None:
         raise InvalidInput(
             f"{name} is this sampler itself: choose euler, dpmpp_2m, uni_pc or another base sampler"
         )
-    if name not in comfy.samplers.SAMPLER_NAMES:
-        raise InvalidInput(f"this ComfyUI has no sampler {name!r}: choose another base sampler")
+    if name not in _listed("SAMPLER_NAMES", "SAMPLERS"):
+        raise InvalidInput(f"this ComfyUI has no sampler {name!r:.60}: choose another base sampler")
 
 
 def require_linear_flow(model_sampling: Any) -> None:
@@ -74,9 +86,7 @@ def require_linear_flow(model_sampling: Any) -> None:
             "this model's noise levels go far above 1 (Cosmos-Predict2), which this node does not "
             "follow: use Fewer Calls, StableVS Sampler or Regime Split Scheduler"
         )
-    const = comfy.model_sampling.CONST
-    # Some subclasses of CONST give the model's output another meaning (image-to-image flows).
-    if getattr(type(model_sampling), "calculate_denoised", None) is not const.calculate_denoised:
+    if not is_linear_flow(model_sampling):
         bases = (c.__name__ for c in type(model_sampling).__mro__)
         kind = next((n for n in bases if hasattr(comfy.model_sampling, n) and n.isupper()), "other")
         raise InvalidInput(
@@ -97,14 +107,37 @@ def is_exploding_flow(model_sampling: Any) -> bool:
     return exploding is not None and isinstance(model_sampling, exploding)
 
 
+def highest_sigma(model_sampling: Any) -> float:
+    """Where a family's noise levels end: 1, or for an exploding flow what the model says."""
+    if is_exploding_flow(model_sampling):
+        return float(getattr(model_sampling, "sigma_max", math.inf))
+    return 1.0
+
+
+MOST_STEPS = 100_000
+"""Of a grid of which the last steps are kept: what the host allows, ten times over."""
+
+
 def total_steps(steps: int, denoise: float) -> int:
-    """The length of the grid whose last ``steps`` steps the host keeps for ``denoise`` below 1."""
+    """The length of the grid whose last ``steps`` steps the host keeps for ``denoise`` below 1.
+
+    Raises InvalidInput for a grid that nobody can wait for.
+    """
+    if not 1 <= steps <= MOST_STEPS * denoise:
+        raise InvalidInput(
+            f"{steps} steps at denoise {denoise:g} are the end of a grid of more than {MOST_STEPS} "
+            "steps, or of none: choose fewer steps or a higher denoise"
+        )
     return int(steps / denoise) if denoise < 1 else steps
 
 
+@of_the_host
 def scheduler_sigmas(model_sampling: Any, scheduler: str, steps: int) -> Tensor:
     """The grid of one of the host's schedulers: (steps+1,)."""
-    return comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps)
+    sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps)
+    if not isinstance(sigmas, Tensor):
+        raise HostChanged(f"the scheduler {scheduler} makes no tensor")
+    return sigmas
 
 
 def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
@@ -112,7 +145,7 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
 
     Raises InvalidInput when the MODEL is not a flow or the grid is not finite.
     """
-    model_sampling = model.get_model_object("model_sampling")
+    model_sampling = model_sampling_of(model)
     require_flow(model_sampling)
     if denoise <= 0:
         return torch.zeros(0)
@@ -126,25 +159,42 @@ def host_grid(model: Any, scheduler: str, steps: int, denoise: float) -> Tensor:
     return sigmas.cpu()[-(steps + 1) :]
 
 
+@of_the_host
 def to_model(model: Any, latents: Tensor) -> Tensor:
     """Latents of a VAE as a MODEL's network has them."""
     return model.model.process_latent_in(latents)
 
 
+@of_the_host
 def family(model: Any) -> families.Family | None:
     """Which family a MODEL belongs to, also by what its class is built upon; None for any other."""
     config = getattr(getattr(model.model, "model_config", None), "unet_config", None)
     return families.of_host((c.__name__ for c in type(model.model).__mro__), config)
 
 
+@of_the_host
 def has_own_shift(model: Any) -> bool:
     """Whether a ModelSampling node has changed the MODEL's sampling."""
     return "model_sampling" in model.object_patches
 
 
+@of_the_host
+def model_sampling_of(model: Any) -> Any:
+    """The ``model_sampling`` of a MODEL, as a ModelSampling node may have changed it."""
+    if hasattr(model, "get_model_object"):
+        return model.get_model_object("model_sampling")
+    return model.object_patches.get("model_sampling", model.model.model_sampling)
+
+
+@of_the_host
+def patcher_of(denoiser: Any) -> Any:
+    """The MODEL of the denoiser that the host passes to a sampler function."""
+    return denoiser.inner_model.model_patcher
+
+
 def sampling_of(denoiser: Any) -> Any:
-    """The ``model_sampling`` of the denoiser that the host passes to a sampler function."""
-    return denoiser.inner_model.model_patcher.get_model_object("model_sampling")
+    """The ``model_sampling`` of that denoiser."""
+    return model_sampling_of(patcher_of(denoiser))
 
 
 def parts_of(denoiser: Any) -> tuple[int, ...]:
@@ -164,7 +214,7 @@ def velocity_from_denoiser(denoiser: Callable, extra_args: dict) -> VelocityFn:
     """v = (x - D) / sigma. The host's denoiser D applies guidance, masks and hooks."""
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_if_interrupted()
         return (x - denoiser(x, x.new_ones(len(x)) * t, **extra_args)) / t
 
     return velocity
@@ -193,6 +243,7 @@ def step_report(callback: Callable[[dict], None] | None, first: int) -> Callback
     return report
 
 
+@of_the_host
 def run_sampler(
     name: str,
     denoiser: Callable,
@@ -218,6 +269,7 @@ def run_sampler(
     )
 
 
+@of_the_host
 def make_sampler(function: Callable, base: str, **options: Any) -> Sampler:
     """A SAMPLER from a sampler function, with the inpainting options of the sampler ``base``."""
     inpainting = comfy.samplers.sampler_object(base).inpaint_options

@@ -9,9 +9,12 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from . import flow
 from .compat import supported
+from .contract import of_the_host
 
 
+@of_the_host
 def cfg_guider(model: Any, positive: list, negative: list, cfg: float) -> Any:
     """A GUIDER for classifier-free guidance, as the host's node CFGGuider makes it."""
     guider = comfy.samplers.CFGGuider(model)
@@ -20,6 +23,7 @@ def cfg_guider(model: Any, positive: list, negative: list, cfg: float) -> Any:
     return guider
 
 
+@of_the_host
 def starting_latent(patcher: Any, latent: dict) -> Tensor:
     """A LATENT's samples; an empty latent gets the number of channels that the model has."""
     return supported(
@@ -31,16 +35,18 @@ def starting_latent(patcher: Any, latent: dict) -> Tensor:
     )
 
 
+@of_the_host
 def preview_callback(patcher: Any, total: int) -> Callable:
     """The host's callback with previews and a progress bar of ``total`` steps."""
     return latent_preview.prepare_callback(patcher, total)
 
 
+@of_the_host
 def run_guider(
     guider: Any,
     start: Tensor,
     latent: dict,
-    sampler: comfy.samplers.KSAMPLER,
+    sampler: flow.Sampler,
     sigmas: Tensor,
     seed: int,
     callback: Callable,

@@ -17,7 +17,9 @@ from ...sv_core.latent import LatentSpec
 from ...sv_core.models.sit import SiT
 from ...sv_core.models.sit_file import from_checkpoint
 from . import average_velocity
+from .contract import of_the_host
 from .files import read_tensors
+from .interrupt import stop_if_interrupted
 
 SIT_FOLDER = "diffusion_models"
 """The models folder in which SiT checkpoints lie."""
@@ -30,6 +32,7 @@ class SpecLatentFormat(comfy.latent_formats.LatentFormat):
     version, and the smallest size it offers would be too large for the digits otherwise.
     """
 
+    @of_the_host
     def __init__(self, spec: LatentSpec):
         self.spec = spec
         self.latent_channels = spec.channels
@@ -54,6 +57,7 @@ class SpecLatentFormat(comfy.latent_formats.LatentFormat):
 class SiTFamily(comfy.supported_models_base.BASE):
     """The host's description of a family of models: latent format and sampling settings."""
 
+    @of_the_host
     def __init__(self, spec: LatentSpec, shift: float):
         super().__init__({"disable_unet_model_creation": True})
         self.latent_format = SpecLatentFormat(spec)
@@ -70,12 +74,13 @@ def _sit_arguments(module: nn.Module, args: tuple, options: dict) -> tuple[tuple
 
 
 def _stop_if_interrupted(module: nn.Module, args: tuple) -> None:
-    comfy.model_management.throw_exception_if_processing_interrupted()
+    stop_if_interrupted()
 
 
 class SiTModel(comfy.model_base.BaseModel):
     """The host's wrapper around the network: flow sampling and class conditioning."""
 
+    @of_the_host
     def __init__(self, sit: SiT, spec: LatentSpec, shift: float):
         super().__init__(SiTFamily(spec, shift), comfy.model_base.ModelType.FLOW)
         # A wrapping module would change the names of the parameters, which LoRA files refer to.
@@ -91,6 +96,7 @@ class SiTModel(comfy.model_base.BaseModel):
         """A SiT's time is sigma; the host's timestep is sigma times the sampling's multiplier."""
         return timestep / getattr(self.model_sampling, "multiplier", 1.0)
 
+    @of_the_host
     def extra_conds(self, **inputs: Any) -> dict:
         config = self.diffusion_model.config
         size, got = config.input_size, tuple(inputs["noise"].shape[-2:])
@@ -118,7 +124,7 @@ def classes_from_conditioning(cond: Tensor | None, num_classes: int) -> Tensor:
 
     Raises InvalidInput for text conditioning, and for a class that the network does not have.
     """
-    if cond is None or cond.shape[1:] != (1, 1):
+    if not isinstance(cond, Tensor) or cond.shape[1:] != (1, 1) or not len(cond):
         raise InvalidInput(
             "a SiT is conditioned on classes, not on text: connect SiT Class Condition to its "
             "positive and negative"
@@ -137,6 +143,7 @@ def require_classes(classes: list[int], num_classes: int) -> None:
         )
 
 
+@of_the_host
 def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patcher.ModelPatcher:
     """A checkpoint as a MODEL; ``data_time`` None leaves the checkpoint's time convention.
 
@@ -156,6 +163,7 @@ def load_sit(name: str, shift: float, data_time: int | None) -> comfy.model_patc
     )
 
 
+@of_the_host
 def require_sit(model: Any) -> SiT:
     """The network of a MODEL from SiT Loader. Raises InvalidInput for other models."""
     if not isinstance(model.model, SiTModel):
@@ -166,6 +174,7 @@ def require_sit(model: Any) -> SiT:
     return model.model.diffusion_model
 
 
+@of_the_host
 def empty_latent(sit: SiT, count: int) -> Tensor:
     """Zeros for ``count`` pictures of the network's size, on the host's device for latents."""
     config, device = sit.config, comfy.model_management.intermediate_device()
@@ -201,6 +210,7 @@ class MissingVAE:
     encode = decode
 
 
+@of_the_host
 def vae_of(model: comfy.model_patcher.ModelPatcher) -> PixelVAE | MissingVAE:
     """The VAE output of SiT Loader for its MODEL."""
     spec = model.model.latent_format.spec

@@ -8,14 +8,18 @@ from typing import Any
 import comfy.model_management
 from comfy.patcher_extension import WrappersMP
 
+from .contract import of_the_host
+
 _PLACES = {
-    "sampling": WrappersMP.OUTER_SAMPLE,
-    "sampler": WrappersMP.SAMPLER_SAMPLE,
-    "guidance": WrappersMP.PREDICT_NOISE,
-    "network": WrappersMP.APPLY_MODEL,
+    "sampling": "OUTER_SAMPLE",
+    "sampler": "SAMPLER_SAMPLE",
+    "guidance": "PREDICT_NOISE",
+    "network": "APPLY_MODEL",
 }
+"""The host's names of them."""
 
 
+@of_the_host
 def wrap(model: Any, key: str, **around: Callable) -> Any:
     """A clone of the MODEL with wrappers of its own around calls of the host.
 
@@ -25,7 +29,7 @@ def wrap(model: Any, key: str, **around: Callable) -> Any:
     """
     model = model.clone()
     for name, wrapper in around.items():
-        model.add_wrapper_with_key(_PLACES[name], key, wrapper)
+        model.add_wrapper_with_key(getattr(WrappersMP, _PLACES[name]), key, wrapper)
     return model
 
 
@@ -36,16 +40,12 @@ def has_wrapper(model_options: dict, words: tuple[str, ...]) -> str | None:
     return next((key for key in keys if any(word in key.lower() for word in words)), None)
 
 
+@of_the_host
 def ends_a_run(error: Exception) -> bool:
     """Whether an exception is the user's interruption, or a lack of memory, of which the host knows
     what to do."""
     management = comfy.model_management
     return isinstance(error, management.InterruptProcessingException | management.OOM_EXCEPTION)
-
-
-def stop_if_interrupted() -> None:
-    """Raise the host's exception when the user has asked for the run to end."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def show_on_node(node: str | None, text: str, name: str = "Fewer Calls") -> None:

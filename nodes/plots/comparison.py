@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...sv_core.fidelity import psnr, ssim
 from . import colours
@@ -14,6 +15,8 @@ SSIM_WINDOW = 11
 """The width of SSIM's window, in pixels: the smallest picture for which it is defined."""
 PANEL, CAPTION, GAP = 384, 36, 8
 """Pixels: the smallest width of a panel, the height of a caption, the space between panels."""
+TALLEST = 2048
+"""Pixels: no picture is enlarged beyond this height."""
 
 
 class Scores(NamedTuple):
@@ -37,18 +40,18 @@ def score(reference: Tensor, candidate: Tensor) -> Scores:
     mses, ssims, largest = [], [], 0.0
     for a, b in zip(reference, candidate, strict=True):
         a, b = (t.movedim(-1, 0)[None].float() for t in (a, b))
-        mses.append(psnr(a, b))
+        mses.append(psnr(a.double(), b.double()))  # the square of 1e30 is no float32
         largest = max(largest, float((a - b).abs().max()))
         if min(a.shape[2:]) >= SSIM_WINDOW:
             ssims.append(float(ssim(a, b)))
-    each = torch.cat(mses).double()
+    each = torch.cat(mses)
     whole = -10 * torch.log10((10 ** (-each / 10)).mean())  # from the mean of the squared errors
     return Scores(each.tolist(), ssims or None, float(whole), largest)
 
 
 def score_text(psnr_db: float, similarity: float) -> str:
     """PSNR, and SSIM where it is defined, as one line."""
-    if math.isinf(psnr_db):
+    if psnr_db == math.inf:
         return "identical (PSNR is infinite)"
     words = f"PSNR {psnr_db:.2f} dB"
     return words if math.isnan(similarity) else f"{words}, SSIM {similarity:.4f}"
@@ -77,12 +80,16 @@ def choose_gain(largest: float) -> float:
 
 
 def panel(image: Tensor) -> Tensor:
-    """A picture (h, w, c), enlarged by a whole factor to at least PANEL pixels: (h', w', 3)."""
+    """A picture (h, w, c), enlarged by a whole factor to PANEL pixels or TALLEST: (h', w', 3).
+
+    One that stays narrower than PANEL gets a white margin.
+    """
     image = image[..., :3].float().cpu()
     if image.shape[-1] < 3:
         image = image[..., :1].expand(-1, -1, 3)
-    zoom = math.ceil(PANEL / image.shape[1])
-    return image.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    zoom = min(math.ceil(PANEL / image.shape[1]), max(1, TALLEST // image.shape[0]))
+    image = image.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    return F.pad(image, (0, 0, 0, max(0, PANEL - image.shape[1])), value=1.0)
 
 
 def caption(width: int, text: str) -> Tensor:
@@ -101,7 +108,7 @@ def side_by_side(
     for i, images in enumerate(zip(reference, candidate, difference, strict=True)):
         words = score_text(scores.psnr[i], similarities[i])
         captions = ("reference", f"candidate: {words}", f"difference x {gain:g}")
-        if math.isinf(scores.psnr[i]):
+        if scores.psnr[i] == math.inf:
             captions = ("reference", "candidate: identical", "no difference")
         panels = [panel(image) for image in images]
         columns = [

@@ -32,7 +32,9 @@ from ...sv_core.sampler_levels import Denoiser, Levels, Sampler, find_levels
 from ...sv_core.sampling import NextFn, adaptive_calls, listed_calls
 from ...sv_core.velocity_record import EXPLODING_VELOCITY, VELOCITY, Quantity
 from ..calibration_file import Calibration, Nodes, write_nodes
+from ..grid_check import require_flow_grid
 from ..host import flow, wrappers
+from ..host.interrupt import stop_if_interrupted
 from .progress import Progress
 from .sampler_table import LEFT_ALONE, name_of
 
@@ -135,10 +137,12 @@ def _find_levels(sampler: Sampler, x: Tensor, sigmas: Tensor) -> Levels:
     return levels
 
 
-def _quantity(model: Any) -> Quantity:
+def _quantity(model: Any, sigmas: Tensor) -> Quantity:
     model_sampling = flow.sampling_of(model)
     try:
         flow.require_flow(model_sampling)
+        # In any order, since a sampler may go back up.
+        require_flow_grid(sigmas.unique().flip(0), highest=flow.highest_sigma(model_sampling))
     except InvalidInput as e:
         raise LeftAlone(str(e)) from e
     return EXPLODING_VELOCITY if flow.is_exploding_flow(model_sampling) else VELOCITY
@@ -181,14 +185,14 @@ def _plan(
     """Raises LeftAlone."""
     if name in LEFT_ALONE:
         raise LeftAlone(LEFT_ALONE[name])
-    quantity = _quantity(model)
+    quantity = _quantity(model, sigmas)
     levels = _find_levels(sampler, _sample_of(x, options), sigmas)
     times = level_grid(levels, float(sigmas[-1]), quantity)
     if choice.tolerance:
         return _Plan(levels, quantity, adaptive_calls(times, choice.tolerance, parts), None)
     try:
         if choice.nodes or choice.calibration is not None:
-            nodes = _listed(choice, levels, sigmas, model.inner_model.model_patcher)
+            nodes = _listed(choice, levels, sigmas, flow.patcher_of(model))
             return _Plan(levels, quantity, listed_calls(nodes, len(levels.sigmas)), len(nodes))
         calls = _number_of_calls(choice, levels)
         next_call = fixed_calls(levels, times, calls)
@@ -280,7 +284,7 @@ class FewerCalls:
         batch = len(x)
 
         def denoise(x: Tensor, sigma: Tensor, **options: Any) -> Tensor:
-            wrappers.stop_if_interrupted()
+            stop_if_interrupted()
             began = time.perf_counter()
             denoised = model(x, sigma, **options)
             float(denoised.flatten()[0])  # a device works on until it is asked

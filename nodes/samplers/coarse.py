@@ -27,6 +27,7 @@ from ...sv_core.progressive import (
     transition_time,
 )
 from ...sv_core.spectrum import FLUX_SPECTRUM, PowerLaw, Size
+from ..grid_check import require_flow_grid
 from ..host import flow, wrappers
 from ..host.conditions import Conditions, Inputs, conditions_at, retime, unfit
 from .any_sampler import LeftAlone
@@ -149,7 +150,8 @@ class CoarseFirst:
         """Raises LeftAlone."""
         patcher, settings = guider.model_patcher, self._settings
         try:
-            flow.require_linear_flow(patcher.get_model_object("model_sampling"))
+            flow.require_linear_flow(flow.model_sampling_of(patcher))
+            require_flow_grid(sigmas.unique().flip(0))  # a sampler may go back up
         except InvalidInput as e:
             raise LeftAlone(str(e)) from e
         if self._nested or inputs.noise.ndim not in (4, 5):

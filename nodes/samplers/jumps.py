@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 
 from ...sv_core.meanflow import sample_meanflow
 from ...sv_core.schedules import uniform_grid
-from ..checks import require_grid
+from ..grid_check import require_flow_grid
 from ..host import average_velocity, flow
+from ..host.contract import of_the_host
 
 
 def jump_sigmas(sigmas: Tensor, calls: int) -> Tensor:
@@ -37,9 +38,9 @@ def sample_jumps(
     disable: bool | None = None,
 ) -> Tensor:
     """A sampler function for the host: one jump from each of ``sigmas`` to the next."""
-    require_grid(sigmas)
+    require_flow_grid(sigmas)
     flow.require_linear_flow(flow.sampling_of(model))
-    average_velocity.require_average_velocity(model.inner_model.model_patcher)
+    average_velocity.require_average_velocity(flow.patcher_of(model))
     extra_args, report = extra_args or {}, flow.step_report(callback, 0)
     with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
 
@@ -64,6 +65,7 @@ class JumpSampler(flow.Sampler):
         super().__init__(sample_jumps)
         self.calls = calls
 
+    @of_the_host
     def sample(self, model_wrap: Any, sigmas: Tensor, *args: Any, **options: Any) -> Tensor:
-        require_grid(sigmas)
+        require_flow_grid(sigmas)
         return super().sample(model_wrap, jump_sigmas(sigmas, self.calls), *args, **options)

@@ -3,6 +3,7 @@
 [arXiv 2602.05435, StableVS]
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,8 @@ from tqdm.auto import tqdm
 
 from ...sv_core import sampling
 from ...sv_core.schedules import split_index
-from ..checks import PAPER_SPLIT, require_grid, require_split
+from ..checks import PAPER_SPLIT, require_noise, require_split
+from ..grid_check import require_flow_grid
 from ..host import flow
 from ..host.exploding import on_linear_path, times
 
@@ -32,10 +34,12 @@ def sample_stable_vs(
 
     A sampler function for the host: x (b, ...) at sigmas[0], sigmas (n+1,) -> x at sigmas[-1].
     """
-    require_grid(sigmas)
+    require_flow_grid(sigmas, highest=math.inf)  # its range is the model's, which comes below
     require_split(split)
+    require_noise(noise)
     model_sampling = flow.sampling_of(model)
     flow.require_flow(model_sampling)
+    require_flow_grid(sigmas, highest=flow.highest_sigma(model_sampling))
     extra_args = extra_args or {}
     # The number of steps that begin at or above the split; the last ends on the first low node.
     high = min(split_index(times(model_sampling, sigmas), split), len(sigmas) - 1)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ...sv_core.call_rules import CALL_RULES
 from ...sv_core.errors import InvalidInput
 from ...sv_core.solvers import SOLVERS
 from ..calibration_file import Calibration, Nodes
+from ..checks import require_choice
 
 FORECAST, ADAPTIVE, SELF, CALIBRATED, ODE = MODES = (
     "forecast",
@@ -17,6 +19,8 @@ FORECAST, ADAPTIVE, SELF, CALIBRATED, ODE = MODES = (
 )
 DEFAULT_CALLS = 14
 """The usual number of model calls, for grids of about 30 steps."""
+
+MOST_CALLS = 1000
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,11 @@ class Plan:
 
     def check(self) -> None:
         """Raise InvalidInput for unknown names and for settings that contradict each other."""
-        if self.mode not in MODES:
-            raise InvalidInput(f"there is no mode {self.mode!r}: choose {', '.join(MODES)}")
-        if self.solver not in SOLVERS:
-            raise InvalidInput(f"there is no solver {self.solver!r}: choose {', '.join(SOLVERS)}")
-        if self.rule not in CALL_RULES:
-            raise InvalidInput(f"there is no rule {self.rule!r}: choose {', '.join(CALL_RULES)}")
+        require_choice("mode", self.mode, MODES)
+        require_choice("solver", self.solver, SOLVERS)
+        require_choice("rule", self.rule, CALL_RULES)
+        if not 2 <= self.calls <= MOST_CALLS:
+            raise InvalidInput(f"calls must lie between 2 and {MOST_CALLS}, got {self.calls}")
         if self.mode == CALIBRATED and self.calibration is None and not self.nodes:
             raise InvalidInput(
                 "mode calibrated needs a calibration: connect StableVS Calibration Loader or "
@@ -53,7 +56,11 @@ class Plan:
             )
 
 
-def metadata_writer(pnginfo: dict | None, node: str) -> Callable[[dict], None]:
+METADATA = "stable_velocity"
+"""The key of our entries in a picture's metadata."""
+
+
+def metadata_writer(pnginfo: Any, node: str) -> Callable[[dict], None]:
     """A function that adds an entry to the metadata of the pictures that a prompt saves later.
 
     ``pnginfo`` is the host's dictionary, the same for every node of a prompt; a prompt that was
@@ -61,7 +68,8 @@ def metadata_writer(pnginfo: dict | None, node: str) -> Callable[[dict], None]:
     """
 
     def note(entry: dict) -> None:
-        if pnginfo is not None:
-            pnginfo.setdefault("stable_velocity", []).append({"node": node} | entry)
+        entries = pnginfo.setdefault(METADATA, []) if isinstance(pnginfo, dict) else None
+        if isinstance(entries, list):  # whoever queues a prompt can put anything there
+            entries.append({"node": node} | entry)
 
     return note

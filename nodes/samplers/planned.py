@@ -23,8 +23,10 @@ from ...sv_core.fewer_calls import FEWEST_LEVELS, calls_of_share
 from ...sv_core.schedules import ode_grid
 from ...sv_core.solvers import SOLVERS
 from ..calibration_file import Nodes, write_nodes
-from ..checks import require_grid
+from ..checks import CALIBRATED_STEPS
+from ..grid_check import MOST_STEPS, require_flow_grid
 from ..host import flow
+from ..host.contract import of_the_host
 from ..host.exploding import on_linear_path
 from .plan import ADAPTIVE, CALIBRATED, FORECAST, ODE, SELF, Plan
 from .progress import CallTracker, Progress, StepTracker
@@ -97,6 +99,7 @@ class PlannedSampler(flow.Sampler):
     def __init__(self, plan: Plan):
         super().__init__(sample_planned, {"plan": plan})
 
+    @of_the_host
     def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, *args, **kw):
         if callback is None:
             return super().sample(model_wrap, sigmas, extra_args, None, *args, **kw)
@@ -141,11 +144,12 @@ def sample_planned(
 ) -> Tensor:
     """A sampler function for the host, on the native grid: x at sigmas[0] -> x at sigmas[-1]."""
     plan = plan or Plan()
-    require_grid(sigmas)
     plan.check()
+    most = CALIBRATED_STEPS[1] if plan.mode == SELF and not plan.nodes else MOST_STEPS
+    require_flow_grid(sigmas, most=most)
     if len(sigmas) == 1:
         return x
-    patcher, steps = model.inner_model.model_patcher, len(sigmas) - 1
+    patcher, steps = flow.patcher_of(model), len(sigmas) - 1
     choice = choose(plan, patcher, x, sigmas)
     if plan.mode == ODE:
         grid, sample = ode_sigmas(sigmas, plan.calls), sampling.sample_ode
@@ -191,7 +195,7 @@ def sample_fixed(
 
     The host's bar counts steps there, so each call advances it up to the next call.
     """
-    require_grid(sigmas)
+    require_flow_grid(sigmas)
     if len(sigmas) == 1:
         return x
     steps, calls = len(sigmas) - 1, fixed_calls(sigmas)

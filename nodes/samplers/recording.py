@@ -13,7 +13,7 @@ from ...sv_core.calibration import Recorder
 from ...sv_core.errors import InvalidInput
 from ...sv_core.regimes import drift, suggest_split
 from ...sv_core.rehearsal import CHECKS, rehearse
-from ..calibration_file import FEWEST_CALLS, MOST_CALLS, Calibration, Nodes, fingerprint
+from ..calibration_file import FEWEST_CALLS, MOST_CALLS, Calibration, Nodes, subject_of
 from ..host import flow
 from ..host.guider import preview_callback, run_guider, starting_latent
 from .progress import Progress
@@ -88,7 +88,7 @@ class RecordedRuns:
                 self._progress(before + i, denoised, x, self._calls)
 
             sampler = flow.Sampler(record, {"recorder": recorder, "nodes": nodes})
-            seed = self._seed + run
+            seed = (self._seed + run) % 2**64  # where the host's seeds end
             run_guider(self._guider, self._start, self._latent, sampler, self._sigmas, seed, shown)
             if not np.isfinite(recorder.grams()).all():
                 raise InvalidInput(
@@ -123,8 +123,7 @@ def calibration_from(
     # Unless the drift rises towards noise, there is no plateau that it leaves.
     rises = curve[: curve.argmin() + 1].max() > 1.2 * curve.min()
     return Calibration(
-        *fingerprint(model),
-        sigmas=tuple(round(t, 7) for t in times),
+        *subject_of(model, sigmas),
         nodes=nodes,
         drift=tuple(round(float(c), 5) for c in curve),
         split=round(suggest_split(middle, curve), 3) if rises else None,

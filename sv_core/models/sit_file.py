@@ -36,7 +36,9 @@ def _described(kind: type, text: str | None):
 
 def _tensors_of(state: Any) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name. Raises InvalidInput for anything else."""
-    state = state.get("ema", state) if isinstance(state, Mapping) else state
+    if isinstance(state, Mapping):
+        inner = (state.get(key) for key in ("ema", "state_dict", "model"))
+        state = next((part for part in inner if isinstance(part, Mapping)), state)
     if (
         not isinstance(state, Mapping)
         or not all(isinstance(name, str) for name in state)
@@ -88,10 +90,11 @@ def from_checkpoint(
     """(SiT in evaluation mode, specification of its latents) from a checkpoint's tensors.
 
     Our own files describe both in their metadata. For others the shapes decide: one or three
-    channels are pixels, four the Stable Diffusion VAE's. REPA's projectors are left out, and in
-    {"ema": ...} the inner tensors are used. Raises InvalidInput when the tensors are those of
-    another architecture, and before anything is built when they are not those that the description
-    names; a DiT has the same tensors as a SiT, and would sample noise.
+    channels are pixels, four the Stable Diffusion VAE's. REPA's projectors are left out; of a
+    dictionary with "ema", "state_dict" or "model" the inner tensors are used. Raises InvalidInput
+    when the tensors are those of another architecture, and before anything is built when they are
+    not those that the description names; a DiT has the same tensors as a SiT, and would sample
+    noise.
     """
     metadata, state = metadata or {}, _tensors_of(state)
     config = _described(SiTConfig, metadata.get("sit"))

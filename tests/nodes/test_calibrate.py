@@ -51,7 +51,7 @@ def test_the_plateau_is_named_only_where_there_is_one():
 
 
 def test_calibrate_says_what_is_missing():
-    good = {"sigmas": GRID, "latent": {}, "cfg": 1.0, "runs": 1, "calls": 10, "first_seed": 0}
+    good = {"sigmas": GRID, "latent": BATCH, "cfg": 1.0, "runs": 1, "calls": 10, "first_seed": 0}
 
     def words(**changes):
         return complaint(lambda: calibrate.StableVSCalibrate.execute(**good | changes))

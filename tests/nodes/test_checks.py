@@ -5,7 +5,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from tests.nodes.loaded_pack import NAME, complaint
+from tests.nodes.loaded_pack import NAME
 
 pytestmark = pytest.mark.inside
 checks = import_module(".nodes.checks", NAME)
@@ -32,22 +32,6 @@ def test_levels_of_noise(check, good, bad):
     check = getattr(checks, check)
     assert [passes(check, level) for level in good] == [True] * len(good)
     assert [passes(check, level) for level in bad] == [False] * len(bad)
-
-
-def test_grids_descend():
-    for good in ([1.0, 0.5, 0.0], [0.3], [0.5, 0.1]):
-        checks.require_grid(torch.tensor(good))
-    for bad in ([], [0.0, 1.0], [1.0, 0.5, 0.5], [1.0, float("nan")]):
-        assert not passes(checks.require_grid, torch.tensor(bad))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
-def test_a_flow_s_grid_keeps_its_values(dtype):
-    sigmas = torch.tensor([1.0, 0.75, 0.25, 0.0], dtype=dtype)
-    grid = checks.flow_grid("used", sigmas)
-    assert grid.dtype == torch.float64 and grid.tolist() == sigmas.tolist()
-    for bad in (sigmas[:1], sigmas * 14.6, sigmas - 0.5, sigmas.flip(0), sigmas * float("nan")):
-        assert complaint(lambda: checks.flow_grid("used", bad)).startswith("used ")  # noqa: B023
 
 
 def test_what_can_be_calibrated():

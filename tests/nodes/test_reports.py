@@ -21,9 +21,10 @@ IMAGE = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     ("native", "used", "split", "words"),
     [
-        (GRID[:1], GRID, 0.85, ["at least two"]),
+        (GRID[:1], GRID, 0.85, ["at least 2"]),
         (GRID * 14.6, GRID, 0.85, ["14.6", "flow-matching"]),
         (GRID, GRID.flip(0), 0.85, ["descend"]),
+        (GRID, GRID * float("nan"), 0.85, ["used", "not numbers"]),
         (GRID, GRID, 1.0, ["split must lie between 0 and 1"]),
     ],
 )
@@ -39,6 +40,9 @@ def test_grids_that_are_none_are_refused_in_words(native, used, split, words):
         (IMAGE, IMAGE[:, :8], "16 x 16 pixels and candidate 16 x 8"),
         (IMAGE, IMAGE[..., :1], "transparency"),
         (IMAGE, IMAGE * float("nan"), "diverged"),
+        (IMAGE[0], IMAGE, "must be pictures"),
+        (IMAGE[:0], IMAGE[:0], "must be pictures"),
+        (*[torch.zeros(1).expand(300, 1024, 1024, 3)] * 2, "too many to compare at once"),
     ],
 )
 def test_pictures_that_are_no_pair_are_refused_in_words(reference, candidate, words):

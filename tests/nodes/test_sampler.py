@@ -25,12 +25,15 @@ def test_settings_that_contradict_are_refused_in_words():
     assert "whole numbers" in words(mode="forecast", nodes="0 two 4")
     assert "begin with 0 and ascend" in words(mode="forecast", nodes="1 2 4")
     assert "begin with 0 and ascend" in words(mode="forecast", nodes="0 4 4")
-    assert "no mode" in words(mode="fast")
+    assert "mode has no choice" in words(mode="fast")
     assert "belongs to another grid" in complaint(lambda: run(planned(nodes=(0, 40)), GRID))
     assert "guarded rule needs" in complaint(lambda: run(planned(calls=3, rule="guarded"), GRID))
     assert "tolerance must be above 0" in complaint(
         lambda: run(planned(mode="adaptive", tolerance=0.0), GRID)
     )
-    for bad in ([0.0, 0.5, 1.0], [1.0, 0.5, 0.5, 0.0], [1.0, float("nan"), 0.0]):
+    assert "noise must lie between 0 and 1" in words(noise=float("nan"))
+    assert "noise must lie between 0 and 1" in words(noise=-0.5)
+    assert "calls must lie between 2 and 1000" in words(mode="forecast", calls=10**9)
+    for bad in ([0.0, 0.5, 1.0], [1.0, 0.5, 0.5, 0.0], [1000.0, 500.0, 0.0]):
         for sampler in (planned(), FIXED):
-            assert "descend" in complaint(lambda: run(sampler, torch.tensor(bad)))  # noqa: B023
+            assert "SIGMAS" in complaint(lambda: run(sampler, torch.tensor(bad)))  # noqa: B023

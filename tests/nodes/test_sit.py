@@ -1,6 +1,7 @@
 """The nodes of SiT: lists of classes are read as they are written, and each gets its pictures."""
 
 import random
+import time
 from importlib import import_module
 
 import pytest
@@ -24,12 +25,24 @@ def test_classes_are_read_as_they_are_written():
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "1,", "a", "-3", "1.5", "3-", "9-0", "1--2", "0-100000", "²"]
+    "text", ["", ",", "1,", "a", "-3", "1.5", "3-", "9-0", "1--2", "²", "٣", "9" * 5000]
 )
 def test_anything_else_is_refused_in_words(text):
     words = complaint(lambda: sit_nodes.parse_classes(text))
-    assert "\n" not in words and ("is not a class" in words or "is not a range" in words)
+    assert (
+        "\n" not in words
+        and len(words) < 300
+        and ("is not a class" in words or "is not a range" in words)
+    )
     assert sit_nodes.SiTClassCondition.validate_inputs(text) == words
+
+
+@pytest.mark.parametrize("text", ["0-16384", "0-100000", ",".join(["0-9999"] * 2400)])
+def test_more_classes_than_a_batch_can_have_are_refused_at_once(text):
+    began = time.perf_counter()
+    assert "pictures, of 1 to 16384" in complaint(lambda: sit_nodes.parse_classes(text))
+    assert time.perf_counter() - began < 1
+    assert len(sit_nodes.parse_classes("0-16383")) == 16384
 
 
 def test_every_class_gets_its_pictures_and_an_unknown_one_is_refused():

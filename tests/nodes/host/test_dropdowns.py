@@ -1,63 +1,45 @@
-"""ComfyUI's lists are extended whole or not at all, and the pack loads where they have moved."""
+"""ComfyUI's lists are extended whole or not at all."""
 
-import asyncio
-import contextlib
-import logging
-import tempfile
-from pathlib import Path
+from importlib import import_module
 
+import comfy.k_diffusion.sampling
+import comfy.samplers
 import pytest
 
-import nodes
-from tests.nodes.loaded_pack import (
-    PACK,
-)
+from tests.nodes.changed_host import MISSING, put
+from tests.nodes.loaded_pack import NAME
 
 pytestmark = pytest.mark.inside
+dropdowns = import_module(".nodes.host.dropdowns", NAME)
+KSAMPLER = comfy.samplers.KSampler
+SAMPLERS = [(comfy.samplers, "SAMPLER_NAMES"), (comfy.samplers, "KSAMPLER_NAMES")]
+SCHEDULERS = [(comfy.samplers, "SCHEDULER_NAMES")]
 
 
-@contextlib.contextmanager
-def without(owner, name):
-    value = getattr(owner, name)
-    delattr(owner, name)
-    try:
-        yield
-    finally:
-        setattr(owner, name, value)
+def state():
+    lists = (*SAMPLERS, *SCHEDULERS, (KSAMPLER, "SAMPLERS"), (KSAMPLER, "SCHEDULERS"))
+    names = [list(getattr(owner, name, None) or ()) for owner, name in lists]
+    functions = set(vars(comfy.k_diffusion.sampling))
+    return names, list(comfy.samplers.SCHEDULER_HANDLERS), functions
 
 
-class Lines(logging.Handler):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
+def sample_never(*args):
+    raise AssertionError
 
 
-def test_nodes_load_in_a_host_whose_private_names_have_moved():
-    import comfy.k_diffusion
-
-    for owner, name, lost in (
-        (comfy.samplers, "KSAMPLER_NAMES", "sampler stable_vs"),
-        (comfy.samplers, "ksampler", "sampler stable_vs"),
-        (comfy.samplers, "SCHEDULER_HANDLERS", "scheduler regime_split"),
-        (comfy.samplers, "SchedulerHandler", "scheduler regime_split"),
-    ):
-        for node in ("StableVSSampler", "RegimeSplitScheduler", "RegimePlot"):
-            del nodes.NODE_CLASS_MAPPINGS[node]
-        heard = Lines()
-        with tempfile.TemporaryDirectory() as folder, without(owner, name):
-            place = Path(folder) / f"pack-without-{name}"
-            place.symlink_to(PACK, target_is_directory=True)
-            logging.disable(logging.NOTSET)
-            logging.getLogger().addHandler(heard)
-            try:
-                assert asyncio.run(nodes.load_custom_node(str(place)))
-            finally:
-                logging.getLogger().removeHandler(heard)
-                logging.disable(logging.WARNING)
-        told = [line for line in heard.lines if "Stable Velocity" in line]
-        assert len(told) == 1 and lost in told[0] and name in told[0], heard.lines
-        for node in ("StableVSSampler", "RegimeSplitScheduler", "RegimePlot"):
-            assert nodes.NODE_CLASS_MAPPINGS[node].GET_SCHEMA().inputs
+@pytest.mark.parametrize("value", [MISSING, (), {}, None], ids=["gone", "tuple", "dict", "None"])
+@pytest.mark.parametrize(
+    ("add", "owner", "name"),
+    [
+        *(("add_sampler", *place) for place in (*SAMPLERS, (KSAMPLER, "SAMPLERS"))),
+        *(("add_scheduler", *place) for place in (*SCHEDULERS, (KSAMPLER, "SCHEDULERS"))),
+    ],
+    ids=lambda part: getattr(part, "__name__", str(part)),
+)
+def test_a_list_that_is_gone_or_none_leaves_all_others_as_they_are(add, owner, name, value):
+    with put(owner, name, value):
+        before = state()
+        with pytest.raises((AttributeError, TypeError)):
+            getattr(dropdowns, add)("of_no_one", sample_never)
+        assert state() == before
+    assert "of_no_one" not in comfy.samplers.SAMPLER_NAMES
