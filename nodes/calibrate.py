@@ -169,11 +169,11 @@ class StableVSCalibrate(io.ComfyNode):
         guider: Any = None,
         name: str = "",
     ) -> io.NodeOutput:
+        require_cfg(cfg)
         guider = make_guider(guider, model, positive, negative, cfg)
         require_steps(sigmas, calls)
         flow.require_linear_flow(flow.model_sampling_of(guider.model_patcher))
         require_seed(first_seed, runs)
-        require_cfg(cfg)
         require_latent(latent)
         # Everything that can be refused is refused before the model is called.
         calibration_file.place_for(subject_of(guider.model_patcher, sigmas), name)

@@ -5,14 +5,24 @@ import pytest
 from tests.campaign.__main__ import parts
 from tests.campaign.counts import OUTCOMES, Counts, table
 from tests.campaign.disk import Crash, Disk, under
+from tests.host.server import find_hosts
+from tests.inside import MISSING
 from training.files import write_atomically
 
 SECONDS = 6.0
 PARTS = parts()
 
 
-@pytest.mark.parametrize("name", PARTS)
+def marked(name: str):
+    """A part's name, marked if it needs ComfyUI."""
+    inside = getattr(PARTS[name], "NEEDS_COMFYUI", False)
+    return pytest.param(name, marks=pytest.mark.comfy if inside else ())
+
+
+@pytest.mark.parametrize("name", map(marked, PARTS))
 def test_nothing_is_found_in_a_few_seconds(name):
+    if getattr(PARTS[name], "NEEDS_COMFYUI", False) and not find_hosts():
+        pytest.skip(MISSING)
     counts = PARTS[name].run(SECONDS, seed=0)
     assert counts.tried.total() > 0
     assert counts.findings == []

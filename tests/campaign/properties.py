@@ -31,6 +31,7 @@ from training.sample import parse_classes
 from training.sampling import parts
 from training.tensors import DTYPES
 
+from . import grid_laws
 from .counts import Counts
 
 KIND = "property cases"
@@ -210,6 +211,7 @@ LAWS = [
         a_part_comes_back_and_a_flipped_bit_is_noticed,
         {"shape": st.tuples(*[st.integers(1, 4)] * 3), "seed": SEEDS},
     ),
+    *(Law(*law) for law in grid_laws.LAWS),
 ]
 
 

@@ -227,7 +227,9 @@ class Trials:
         return sample(EULER, GRID, shape=SHAPE, model=made)
 
     def CountCalls(self, node):
-        return sample(EULER, GRID, shape=SHAPE, model=node.execute(MODEL).args[0])
+        model, counts = node.execute(MODEL).args
+        sample(EULER, GRID, shape=SHAPE, model=model)
+        return torch.tensor([counts.calls, counts.evaluations])
 
     def CallReport(self, node):
         counts = sys.modules[node.__module__].Counts(calls=3)

@@ -1,5 +1,7 @@
 """KSampler's menus: what is added to them, what it then makes, and foreign hands in them."""
 
+import time
+
 import comfy.model_base
 import comfy.samplers
 import pytest
@@ -12,6 +14,7 @@ from tests.nodes.loaded_pack import (
     complaint,
     dropdowns,
     flow,
+    make_model,
     sample,
     sit_model,
 )
@@ -106,3 +109,23 @@ def test_drop_downs_refuse_other_models_in_words():
     eps = ModelSamplingDiscrete().patch(MODEL, "eps", False)[0].get_model_object("model_sampling")
     words = complaint(lambda: comfy.samplers.calculate_sigmas(eps, "regime_split", 20))
     assert "needs a flow-matching model" in words
+
+
+def test_a_grid_with_one_node_worth_a_call():
+    """Shift 1, denoise .03: at most the first node is at .03, all others lie below."""
+    model = make_model(1.0)
+    sigmas = flow.host_grid(model, "simple", 10, 0.03)
+    assert int((sigmas >= 0.03).sum()) <= 1
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    positive, negative = (sit_model.conditioning_from_classes(c) for c in ([0], None))
+    made = comfy.sample.sample(
+        model, noise, 10, 1.0, "stable_vs", "simple", positive, negative, torch.zeros(SHAPE),
+        denoise=0.03, disable_pbar=True, seed=1,
+    )  # fmt: skip
+    assert made.isfinite().all()
+
+
+def test_very_many_steps_are_not_tried_one_by_one():
+    began = time.process_time()
+    made = dropdowns.regime_split_grid(MODEL.get_model_object("model_sampling"), 10_000)
+    assert len(made) == 10_001 and time.process_time() - began < 2

@@ -12,7 +12,7 @@ from tests.nodes.loaded_pack import NAME
 pytestmark = pytest.mark.inside
 HERE = [entry for entry in contract.NAMES if exists(entry)]
 CALLED = [entry for entry in HERE if entry.arguments is not None]
-MUST = {"sigmas times 1000, later", "sigmas that are no numbers", "denoised data is the velocity"}
+MUST = {"sigmas times 1000, later", "denoised data is the velocity"}
 
 
 def groups_of(off) -> set[str]:
@@ -36,7 +36,7 @@ def test_a_hidden_name_costs_at_most_one_group(entry):
     with hidden(entry):
         off = contract.check()
     assert set(entry.off) <= off.keys() and len(groups_of(off)) <= 1
-    assert len(off) < 6 and not contract.check()
+    assert len(off) <= 6 and not contract.check()
 
 
 @pytest.mark.parametrize("entry", CALLED, ids=str)
@@ -57,7 +57,7 @@ def test_sigmas_of_another_range_cost_the_scheduler_alone(label):
 def test_whole_packs_in_changed_hosts():
     """A few of the campaign's changes, with every node at work."""
     changes = [change for change in changed_host.changes() if change.label in MUST]
-    names = {"KSAMPLER", "WrappersMP.APPLY_MODEL", "get_full_path"}
+    names = {"KSAMPLER"}
     changes += [
         Change(f"without {entry}", lambda entry=entry: hidden(entry))
         for entry in HERE

@@ -73,3 +73,22 @@ def test_scores_are_those_of_the_core(pair):
     as_one = (t.permute(1, 2, 0, 3).reshape(1, 3, 24, -1) for t in (a, b))
     assert scores.psnr_all == pytest.approx(float(psnr(*as_one)), abs=1e-4)
     assert scores.largest == float((a - b).abs().max())
+
+
+def test_values_whose_square_is_no_float_are_not_called_identical():
+    a = torch.zeros(1, 12, 12, 3)
+    scores = comparison.score(a, a + 1e30)
+    assert scores.psnr_all == pytest.approx(-600)
+    assert "identical" not in comparison.report_scores(scores, 1.0, "12 x 12")
+    sheet = comparison.side_by_side(a, a + 1e30, a, scores, 1.0)
+    assert sheet.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(30_000, 1), (1, 30_000), (3000, 7), (2048, 2)])
+def test_long_pictures_are_not_enlarged_beyond_reason(shape):
+    image = torch.rand(*shape, 3)
+    shown = comparison.panel(image)
+    assert shown.numel() <= 3 * 30_400 * comparison.PANEL
+    assert shown.shape[1] >= comparison.PANEL and shown.shape[0] >= shape[0]
+    zoom = shown.shape[0] // shape[0]
+    assert torch.equal(shown[::zoom, : shape[1] * zoom : zoom], image)

@@ -23,9 +23,10 @@ def test_everything_that_is_offered_goes_together():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"mode": "fast"}, "no mode 'fast': choose forecast"),
-        ({"solver": "rk4"}, "no solver 'rk4': choose "),
-        ({"rule": "none"}, "no rule 'none': choose "),
+        ({"mode": "fast"}, "mode has no choice 'fast': choose forecast"),
+        ({"solver": "rk4"}, "solver has no choice 'rk4': choose "),
+        ({"rule": "none"}, "rule has no choice 'none': choose "),
+        ({"calls": 1}, "calls must lie between 2 and 1000"),
         ({"mode": "ode", "nodes": (0, 2)}, "grid of its own"),
     ],
 )
@@ -46,3 +47,12 @@ def test_all_samplers_of_a_prompt_note_into_one_list():
         {"node": "9", "nodes": "0 5"},
     ]
     plan.metadata_writer(None, "7")({"nodes": "0 2"})  # a prompt without a place for it
+
+
+@pytest.mark.parametrize(
+    "pnginfo", [[], "text", 7, {"stable_velocity": "theirs"}, {"stable_velocity": {}}]
+)
+def test_metadata_of_another_shape_is_left_as_it_is(pnginfo):
+    before = repr(pnginfo)
+    plan.metadata_writer(pnginfo, "7")({"nodes": "0 2"})
+    assert repr(pnginfo) == before
