@@ -78,7 +78,9 @@ def require_choice(name: str, value: object, options: Collection[str]) -> None:
 
 def require_latent(latent: Any) -> None:
     """Refuse what is no LATENT, or one of nothing, or of what nobody can sample."""
-    samples = latent.get("samples") if isinstance(latent, dict) else None
+    samples: Any = latent.get("samples") if isinstance(latent, dict) else None
+    if getattr(samples, "is_nested", False):  # picture and sound together
+        return
     if getattr(samples, "ndim", 0) < 3:
         raise InvalidInput("latent holds no samples: connect Empty Latent Image or VAE Encode")
     if not 0 < samples.numel() <= MOST_NUMBERS or not samples.isfinite().all():

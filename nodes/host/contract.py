@@ -16,7 +16,8 @@ import torch
 
 from ...sv_core.errors import InvalidInput
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STABLE_VS, REGIME_SPLIT = "sampler stable_vs", "scheduler regime_split"
 """The entries of KSampler's drop-downs, which are off or on as the nodes are."""
