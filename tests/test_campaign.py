@@ -5,7 +5,6 @@ import pytest
 from tests.campaign.__main__ import parts
 from tests.campaign.counts import OUTCOMES, Counts, table
 from tests.campaign.disk import Crash, Disk, under
-from tests.host.server import find_hosts
 from tests.inside import MISSING
 from training.files import write_atomically
 
@@ -15,13 +14,12 @@ PARTS = parts()
 
 def marked(name: str):
     """A part's name, marked if it needs ComfyUI."""
-    inside = getattr(PARTS[name], "NEEDS_COMFYUI", False)
-    return pytest.param(name, marks=pytest.mark.comfy if inside else ())
+    return pytest.param(name, marks=pytest.mark.comfy if hasattr(PARTS[name], "hosts") else ())
 
 
-@pytest.mark.parametrize("name", map(marked, PARTS))
+@pytest.mark.parametrize("name", [marked(name) for name in PARTS])
 def test_nothing_is_found_in_a_few_seconds(name):
-    if getattr(PARTS[name], "NEEDS_COMFYUI", False) and not find_hosts():
+    if hasattr(PARTS[name], "hosts") and not PARTS[name].hosts():
         pytest.skip(MISSING)
     counts = PARTS[name].run(SECONDS, seed=0)
     assert counts.tried.total() > 0

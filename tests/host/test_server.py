@@ -317,7 +317,7 @@ def test_other_models_and_upturned_sigmas_are_refused(server: Server, digits: di
             server.run(prompt)
     upturned = changed(digits, n5_sigmas=["20", 0])
     upturned["20"] = {"class_type": "FlipSigmas", "inputs": {"sigmas": ["3", 0]}}
-    with pytest.raises(PromptError, match="SIGMAS must descend"):
+    with pytest.raises(PromptError, match="SIGMAS does not descend"):
         server.run(upturned)
 
 
