@@ -279,9 +279,10 @@ def _sync_folder(path: Path) -> None:
 def load(name: str) -> Calibration:
     """Read a calibration. Raises InvalidInput for a file that is missing, damaged or another."""
     if name not in names():
+        shown = name[:80] if name.isprintable() else repr(name)[:80]
         raise InvalidInput(
-            f"{name[:80]!r} is not in ComfyUI's output/{CALIBRATION_FOLDER}: {ADVICE}, or press R "
-            "to refresh the list"
+            f"{shown} is not in ComfyUI's output/{CALIBRATION_FOLDER}: {ADVICE}, or press R to "
+            "refresh the list"
         )
     try:
         return Calibration.from_json(_read_text(folder() / name))

@@ -81,7 +81,7 @@ def require_latent(latent: Any) -> None:
     samples: Any = latent.get("samples") if isinstance(latent, dict) else None
     if getattr(samples, "is_nested", False):  # picture and sound together
         return
-    if getattr(samples, "ndim", 0) < 3:
+    if getattr(samples, "ndim", 0) < 3 or not samples.is_floating_point():
         raise InvalidInput("latent holds no samples: connect Empty Latent Image or VAE Encode")
     if not 0 < samples.numel() <= MOST_NUMBERS or not samples.isfinite().all():
         raise InvalidInput(

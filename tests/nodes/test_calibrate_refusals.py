@@ -39,6 +39,7 @@ def attempt(**changes):
         ({"runs": 10**9}, "runs must lie between 1 and 32"),
         ({"cfg": float("nan")}, "cfg must be 0 or more"),
         ({"latent": {}}, "latent holds no samples"),
+        ({"latent": {"samples": torch.zeros(1, 4, 16, 16).long()}}, "latent holds no samples"),
         ({"latent": {"samples": torch.zeros(0, 4, 16, 16)}}, "latent is empty"),
     ],
     ids=str,
