@@ -1,13 +1,14 @@
 """The affine map between latents and the values that a network works with."""
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from .errors import InvalidInput
+
+LARGEST = 1e9
+"""Of a scale or a shift: beyond it float32 has no latents left."""
 
 
 def is_count(value: object) -> bool:
@@ -16,7 +17,7 @@ def is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is not bool and isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class LatentSpec:
                     f"{len(value)} numbers: give one number, or one for each channel"
                 )
             if not all(_is_number(x) for x in (value if several else (value,))):
-                raise InvalidInput(f"the latents' {name} must be finite numbers, got {value!r:.60}")
+                raise InvalidInput(
+                    f"the latents' {name} must be numbers up to 1e9, got {value!r:.60}"
+                )
         if 0 in (self.scale if isinstance(self.scale, tuple) else (self.scale,)):
             raise InvalidInput("the latents' scale must not be 0: it could not be undone")
 
