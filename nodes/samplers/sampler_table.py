@@ -17,7 +17,8 @@ RES4LYF = (
 
 LEFT_ALONE: dict[str, str] = dict.fromkeys(
     # The last two are RES4LYF's, with its noise in every stage; their _ode twins draw none.
-    ("dpm_2_ancestral", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "lcm", "res_3s", "res_5s"), _DRAWS
+    ("dpm_2_ancestral", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "lcm", "res_3s", "res_5s"),
+    _DRAWS,
 )
 """Samplers that run as without the node, and why: with half of the calls they are below 20 dB."""
 
