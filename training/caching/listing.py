@@ -124,7 +124,7 @@ def scan(
 
 def _videos_aside(paths: Iterable[str]) -> dict[str, str]:
     """The videos among these, each with the reason why it is not used."""
-    takers = " and ".join(f.name for f in families.FAMILIES if f.moving)
+    takers = " and ".join(f.name for f in families.having("layout") if f.moving)
     reason = f"it is a video, which only family={takers} take"
     return dict.fromkeys(sorted(p for p in paths if p.lower().endswith(VIDEOS)), reason)
 
